@@ -1,0 +1,138 @@
+"""What the controllers ask of the outside world. Law: contracts in prose; implementations in aws/ and simulated/.
+
+There is a port only where the real thing costs money or time. The store has none: SQLite is its own double.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from dstackd.core.instance import Snapshot
+from dstackd.core.launching import Image, Launched, LaunchRequest
+from dstackd.core.offering import InstanceType, Subnet
+
+
+class Clock(Protocol):
+    """Wall clock, monotonic clock, entropy."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970-01-01 UTC; may step."""
+        ...
+
+    def monotonic_s(self) -> float:
+        """Seconds; never steps back."""
+        ...
+
+    def jitter(self) -> float:
+        """A number in [0, 1)."""
+        ...
+
+    def new_id(self) -> str:
+        """16 hexadecimal digits that were not given out before."""
+        ...
+
+
+class Compute(Protocol):
+    """EC2, as far as this program uses it. Every method may raise any CloudError."""
+
+    async def snapshot(self) -> Snapshot:
+        """Every instance that carries this backend's bucket and owner tags, terminated ones included while EC2
+        lists them. Complete or an error, never a part. `taken_at_ms` is read before the first page is asked for.
+        """
+        ...
+
+    async def launch(self, request: LaunchRequest) -> tuple[Launched, ...]:
+        """RunInstances with MinCount=1, MaxCount=count, in the order of the launch index.
+
+        Repeating a request returns the same instances. Raises CapacityShortage when none was launched,
+        Throttled when the call was not looked at, CloudUnavailable when the outcome is unknown (repeat the same
+        request), LaunchOver when its instances have come and gone, InvalidRequest, Unauthorized.
+        """
+        ...
+
+    async def terminate(self, instance_ids: Sequence[str]) -> None:
+        """Ask EC2 to terminate; returning means asked, not gone. Idempotent; ids that EC2 does not know are passed
+        over (which does not mean that they are gone).
+        """
+        ...
+
+    async def instance_types(self) -> tuple[InstanceType, ...]:
+        """Every type of the region."""
+        ...
+
+    async def subnets(self) -> tuple[Subnet, ...]:
+        """The configured subnet, or the default subnets of the default VPC, one a zone."""
+        ...
+
+    async def spot_prices(self, names: Sequence[str]) -> dict[tuple[str, str], float]:
+        """(type, zone) -> USD an hour now, for Linux."""
+        ...
+
+    async def image(self, architecture: str, *, gpu: bool) -> Image:
+        """The AMI to boot: the configured one, or the newest of the pinned owner and name."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectHead:
+    """One key of a listing."""
+
+    key: str
+    size_bytes: int
+    modified_at_ms: int
+
+
+class Bucket(Protocol):
+    """S3: strongly consistent reads, writes and lists. Every method may raise any CloudError."""
+
+    async def put(self, key: str, body: bytes, *, only_if_new: bool = False) -> None:
+        """Write an object. `only_if_new`: PreconditionFailed when the key exists."""
+        ...
+
+    async def put_file(self, key: str, path: Path) -> None:
+        """Write a file of any size (multipart above the single-PUT limit); memory use stays bounded."""
+        ...
+
+    async def exists(self, key: str) -> bool:
+        """Whether the key is there."""
+        ...
+
+    async def get(self, key: str) -> bytes:
+        """The whole object; NotFound when it is not there."""
+        ...
+
+    def read(self, key: str) -> AsyncIterator[bytes]:
+        """The object in chunks; NotFound when it is not there."""
+        ...
+
+    async def list(self, prefix: str) -> tuple[ObjectHead, ...]:
+        """Every key below the prefix, all pages, in key order."""
+        ...
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Delete; keys that are not there are no error."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LogEvent:
+    """One CloudWatch Logs event."""
+
+    event_id: str
+    stream: str
+    at_ms: int
+    ingested_at_ms: int
+    message: str
+
+
+class LogSource(Protocol):
+    """CloudWatch Logs, read side. Every method may raise any CloudError."""
+
+    def sweep(self, *, start_ms: int, stream: str = "") -> AsyncIterator[Sequence[LogEvent]]:
+        """Pages of the jobs' group from event time `start_ms` on, over all streams or one. Events may come late
+        and twice; a page may be empty. Ends after the last page.
+        """
+        ...

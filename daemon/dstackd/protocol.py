@@ -1,0 +1,205 @@
+"""What the daemon and the machines have agreed on: names in the bucket, tags, log events, inbox events.
+
+Law: standard library only, Python 3.9 syntax (it travels inside the runner zipapp), no I/O.
+Changing anything here is a protocol change: old machines are still running when a new daemon starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+VERSION = 1
+"""Version of the launch document; a runner refuses one that is newer than its own."""
+
+PREFIX = "dstackd/"
+"""Every key of ours in the bucket begins with this; the bucket may hold other things."""
+
+TAG_BUCKET = "dstack_bucket"
+"""The IAM policy lets us terminate only what carries this tag with the bucket's name."""
+TAG_OWNER = "dstackd:owner"
+"""Installation id: two databases may share a bucket, each touches only its own machines."""
+TAG_LAUNCH = "dstackd:launch"
+TAG_RUNNER = "dstackd:runner"
+"""sha256 of the runner zipapp that the machine has to fetch."""
+
+LOG_EVENT_OVERHEAD_BYTES = 26
+"""CloudWatch Logs adds this to each event when it counts a batch (PutLogEvents documentation)."""
+LOG_BATCH_BYTES_MAX = 1_048_576
+LOG_BATCH_EVENTS_MAX = 10_000
+LOG_LINE_BYTES_MAX = 200_000
+"""A longer line is split; the whole event stays under CloudWatch's 256 KB of older accounts."""
+
+MESSAGE_BYTES_MAX = 500
+"""Free text inside an inbox key; S3 keys end at 1,024 bytes."""
+
+
+def launch_key(launch_id: str) -> str:
+    """Key of the document that tells each machine of a launch its job, by launch index."""
+    return f"{PREFIX}launches/{launch_id}.json"
+
+
+def runner_key(sha256: str) -> str:
+    """Key of the runner zipapp with this digest."""
+    return f"{PREFIX}runner/{sha256}.pyz"
+
+
+def input_key(sha256: str) -> str:
+    """Key of a packed input folder, content-addressed."""
+    return f"{PREFIX}inputs/{sha256}.tar"
+
+
+def artifact_prefix(job_id: str, attempt: int) -> str:
+    """Prefix of one attempt's artifacts."""
+    return f"{PREFIX}artifacts/{job_id}/{attempt}/"
+
+
+def artifact_key(job_id: str, attempt: int, path: str) -> str:
+    """Key of one artifact file; `path` is relative to the job's folder, with `/`."""
+    return f"{artifact_prefix(job_id, attempt)}files/{path}"
+
+
+def manifest_key(job_id: str, attempt: int) -> str:
+    """Key of the sealed manifest; written once, last."""
+    return f"{artifact_prefix(job_id, attempt)}manifest.json"
+
+
+def control_key(instance_id: str) -> str:
+    """Key of the daemon's word to one machine: `{"stop": {"reason": str}}`."""
+    return f"{PREFIX}control/{instance_id}.json"
+
+
+HEARTBEAT_PREFIX = f"{PREFIX}heartbeats/"
+
+
+def heartbeat_key(instance_id: str) -> str:
+    """Key that a machine overwrites; its LastModified is the heartbeat."""
+    return f"{HEARTBEAT_PREFIX}{instance_id}"
+
+
+def job_log_group(bucket: str) -> str:
+    """CloudWatch group of the jobs' output."""
+    return f"/dstack/jobs/{bucket}"
+
+
+def runner_log_group(bucket: str) -> str:
+    """CloudWatch group of the runners' own output; the stream is the instance id."""
+    return f"/dstack/runners/{bucket}"
+
+
+def log_stream(job_id: str, attempt: int) -> str:
+    """CloudWatch stream of one attempt."""
+    return f"{job_id}/{attempt}"
+
+
+def parse_log_stream(stream: str) -> tuple[str, int] | None:
+    """(job id, attempt) of a stream name, or None when it is not one of ours."""
+    job_id, slash, attempt = stream.rpartition("/")
+    return (job_id, int(attempt)) if slash and job_id and attempt.isdecimal() else None
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line of a job's output. `n` counts from 1 over both sources, without gaps."""
+
+    n: int
+    source: str
+    text: str
+
+
+def encode_log_line(line: LogLine) -> str:
+    """The CloudWatch message: one JSON object, so that Logs Insights finds its fields."""
+    return json.dumps(
+        {"n": line.n, "source": line.source, "log": line.text},
+        ensure_ascii=False,
+        separators=(",", ":"),
+    )
+
+
+def decode_log_line(message: str) -> LogLine | None:
+    """The line in a CloudWatch message, or None when something else wrote the event."""
+    try:
+        value = json.loads(message)
+        return LogLine(n=int(value["n"]), source=str(value["source"]), text=str(value["log"]))
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+INBOX_PREFIX = f"{PREFIX}inbox/"
+
+BOOTED = "booted"
+"""The runner is up and knows its job. Fields: runner version."""
+STARTED = "started"
+"""The job's commands begin. No fields."""
+NOTICE = "notice"
+"""EC2 announced the reclaim. Fields: action, time (ISO 8601)."""
+EXITED = "exited"
+"""The commands ended. Fields: exit code (128+n for signal n), cause (`exit`, `stopped`, `timed_out`, `interrupted`)."""
+SEALED = "sealed"
+"""Artifacts are in the bucket. Fields: verdict (`complete`, `partial`, `failed`), files, bytes, message."""
+DONE = "done"
+"""The runner's last word before shutdown. Fields: log lines, log bytes."""
+FAILED = "failed"
+"""The machine could not run the job. Fields: stage, message."""
+
+
+@dataclass(frozen=True)
+class InboxEvent:
+    """A machine's word to the daemon; all of it is in the key, so the daemon needs LIST only.
+
+    `seq` counts from 1 per machine; `job_id` is `-` and `attempt` 0 when the machine does not know its job.
+    """
+
+    instance_id: str
+    seq: int
+    kind: str
+    job_id: str
+    attempt: int
+    fields: tuple[str, ...] = ()
+
+
+def _pack(field: str) -> str:
+    # `=` takes the place of `%`, which some S3 tools decode once too often; `!` then never occurs inside.
+    return quote(field, safe="").replace("%", "=")
+
+
+def _unpack(field: str) -> str:
+    return unquote(field.replace("=", "%"))
+
+
+def encode_inbox_key(event: InboxEvent) -> str:
+    """The object key that carries the event."""
+    words = (f"{event.seq:06d}", event.kind, event.job_id, str(event.attempt), *event.fields)
+    return f"{INBOX_PREFIX}{event.instance_id}/" + "!".join(_pack(word) for word in words)
+
+
+def decode_inbox_key(key: str) -> InboxEvent | None:
+    """The event in a key, or None when the key is not one of ours (anybody may write into a bucket)."""
+    if not key.startswith(INBOX_PREFIX):
+        return None
+    instance_id, slash, packed = key[len(INBOX_PREFIX) :].partition("/")
+    words = [_unpack(word) for word in packed.split("!")]
+    if not slash or len(words) < 4 or not words[0].isdecimal() or not words[3].isdecimal():  # noqa: PLR2004 - seq, kind, job, attempt
+        return None
+    seq, kind, job_id, attempt = words[:4]
+    return InboxEvent(instance_id, int(seq), kind, job_id, int(attempt), tuple(words[4:]))
+
+
+def short_message(text: str) -> str:
+    """`text` cut so that its packed form fits into an inbox key."""
+    flat = " ".join(text.split())
+    while len(_pack(flat)) > MESSAGE_BYTES_MAX:
+        flat = flat[: len(flat) * 9 // 10]
+    return flat
+
+
+def sha256_hex(content: bytes) -> str:
+    """Digest as the tags and keys carry it."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def canonical_json(value: object) -> bytes:
+    """JSON whose bytes depend on the value only: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
