@@ -1,0 +1,218 @@
+"""What happens next to a job that has a machine. Law: a function of (job, attempt, seen, limits, now), nothing else.
+
+Order inside each phase is priority: what the machine itself reported comes first, then what EC2 shows, then what
+people want, then our own bounds. Nothing destructive follows from Unknown alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dstackd.core.action import Action, RequestStop, Terminate
+from dstackd.core.instance import Observation, Seen
+from dstackd.core.job import Attempt, Job
+from dstackd.core.limits import Limits
+from dstackd.core.phase import Outcome, Phase, Reason
+from dstackd.core.retry import conclude
+from dstackd.errors import InvariantError
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The next step of one job.
+
+    `phase` None: stay; the next snapshot or the next report brings the next look. `outcome` is written on the
+    attempt, `exit_code` on the job. `actions` are carried out after the rest is committed.
+    """
+
+    phase: Phase | None = None
+    reason: Reason | None = None
+    message: str = ""
+    outcome: Outcome | None = None
+    exit_code: int | None = None
+    actions: tuple[Action, ...] = ()
+
+
+STAY = Decision()
+
+_OUTCOME_OF_CAUSE = {
+    "exit": Outcome.EXITED,
+    "stopped": Outcome.CANCELLED,
+    "timed_out": Outcome.TIMED_OUT,
+    "interrupted": Outcome.INTERRUPTED,
+}
+
+
+def decide(
+    job: Job, attempt: Attempt, seen: Observation, *, limits: Limits, now_ms: int
+) -> Decision:
+    """The next step of a job in a phase with a machine (`HAS_MACHINE`)."""
+    match job.phase:
+        case Phase.BOOTING:
+            return _booting(job, attempt, seen, limits=limits, now_ms=now_ms)
+        case Phase.RUNNING:
+            return _running(job, attempt, seen, limits=limits, now_ms=now_ms)
+        case Phase.SEALING:
+            return _sealing(job, attempt, seen, limits=limits, now_ms=now_ms)
+        case Phase.TERMINATING:
+            return _terminating(job, attempt, seen, limits=limits, now_ms=now_ms)
+        case _:
+            message = f"job {job.id} has no machine in phase {job.phase}"
+            raise InvariantError(message)
+
+
+def _booting(
+    job: Job, attempt: Attempt, seen: Observation, *, limits: Limits, now_ms: int
+) -> Decision:
+    if attempt.exited_at_ms is not None:
+        return _to_sealing(attempt)
+    if attempt.failed_stage:
+        return _end(
+            attempt,
+            Outcome.BOOT_FAILED,
+            Reason.MACHINE_FAILED,
+            f"{attempt.failed_stage}: {attempt.failed_message}",
+        )
+    if attempt.started_at_ms is not None:
+        return Decision(Phase.RUNNING, Reason.STARTED, f"commands started on {attempt.instance_id}")
+    ended = _ended_by_machine(attempt, seen, limits=limits, now_ms=now_ms)
+    if ended is not None:
+        return ended
+    if job.cancel_requested:
+        return _end(attempt, Outcome.CANCELLED, Reason.CANCEL_REQUESTED, "cancelled while booting")
+    if _past(now_ms, attempt.launched_at_ms, limits.boot_timeout_s):
+        return _end(
+            attempt,
+            Outcome.BOOT_TIMEOUT,
+            Reason.BOOT_TIMEOUT,
+            f"no command had started {limits.boot_timeout_s:.0f} s after the launch",
+        )
+    return STAY
+
+
+def _running(
+    job: Job, attempt: Attempt, seen: Observation, *, limits: Limits, now_ms: int
+) -> Decision:
+    if attempt.exited_at_ms is not None:
+        return _to_sealing(attempt)
+    if attempt.failed_stage:
+        message = f"{attempt.failed_stage}: {attempt.failed_message}"
+        return _end(attempt, Outcome.LOST, Reason.MACHINE_FAILED, message)
+    ended = _ended_by_machine(attempt, seen, limits=limits, now_ms=now_ms)
+    if ended is not None:
+        return ended
+    if job.cancel_requested:
+        return _stopping(job, attempt, limits=limits, now_ms=now_ms)
+    overdue = _overdue(job, attempt, limits=limits, now_ms=now_ms)
+    return overdue or STAY
+
+
+def _overdue(job: Job, attempt: Attempt, *, limits: Limits, now_ms: int) -> Decision | None:
+    """Our bounds on a running machine, for when the machine does not keep them itself."""
+    started_at_ms = attempt.started_at_ms or attempt.launched_at_ms
+    duration_s = job.spec.max_duration_s
+    if duration_s is not None and _past(
+        now_ms, started_at_ms, duration_s + job.spec.stop_grace_s + limits.duration_margin_s
+    ):
+        message = f"still running {limits.duration_margin_s:.0f} s after max_duration"
+        return _end(attempt, Outcome.TIMED_OUT, Reason.TIMED_OUT, message)
+    if attempt.heartbeat_at_ms is None:  # nobody has looked: silence proves nothing
+        return None
+    last_sign_ms = max(attempt.heartbeat_at_ms, started_at_ms)
+    if _past(now_ms, last_sign_ms, limits.heartbeat_timeout_s):
+        message = f"no heartbeat for {limits.heartbeat_timeout_s:.0f} s"
+        return _end(attempt, Outcome.LOST, Reason.MACHINE_LOST, message)
+    return None
+
+
+def _stopping(job: Job, attempt: Attempt, *, limits: Limits, now_ms: int) -> Decision:
+    """A cancel: the runner gets the spec's grace and a margin, then the machine goes."""
+    if attempt.stop_requested_at_ms is None:
+        return Decision(actions=(RequestStop(attempt.instance_id, Reason.CANCEL_REQUESTED),))
+    bound_s = job.spec.stop_grace_s + limits.stop_margin_s
+    if _past(now_ms, attempt.stop_requested_at_ms, bound_s):
+        message = f"the machine did not stop the job within {bound_s:.0f} s"
+        return _end(attempt, Outcome.CANCELLED, Reason.CANCEL_REQUESTED, message)
+    return STAY
+
+
+def _sealing(
+    job: Job, attempt: Attempt, seen: Observation, *, limits: Limits, now_ms: int
+) -> Decision:
+    outcome = _OUTCOME_OF_CAUSE.get(attempt.exit_cause, Outcome.EXITED)
+    if attempt.done_at_ms is not None:
+        message = f"artifacts: {attempt.seal_verdict or 'none declared'}"
+        return _end(attempt, outcome, Reason.SEALED, message)
+    if seen.over or seen.seen in {Seen.LEAVING, Seen.STOPPED}:
+        message = (
+            "the machine went away before its last word; artifacts or log lines may be missing"
+        )
+        return _end(attempt, outcome, Reason.MACHINE_LOST, message)
+    if _past(now_ms, job.phase_since_ms, limits.seal_timeout_s):
+        message = f"no last word {limits.seal_timeout_s:.0f} s after the exit"
+        return _end(attempt, outcome, Reason.SEAL_TIMEOUT, message)
+    return STAY
+
+
+def _terminating(
+    job: Job, attempt: Attempt, seen: Observation, *, limits: Limits, now_ms: int
+) -> Decision:
+    if not seen.over:
+        return _keep_terminating(attempt, seen, limits=limits, now_ms=now_ms)
+    complete = (
+        attempt.log_lines_sent is not None and attempt.log_lines_seen >= attempt.log_lines_sent
+    )
+    if not complete and not _past(now_ms, job.phase_since_ms, limits.logs_wait_s):
+        return STAY
+    verdict = conclude(job, attempt, limits=limits, now_ms=now_ms)
+    exit_code = attempt.exit_code if verdict.phase is not Phase.QUEUED else None
+    return Decision(verdict.phase, verdict.reason, verdict.message, exit_code=exit_code)
+
+
+def _keep_terminating(
+    attempt: Attempt, seen: Observation, *, limits: Limits, now_ms: int
+) -> Decision:
+    asked_at_ms = attempt.terminate_requested_at_ms
+    if asked_at_ms is None or (
+        seen.seen is not Seen.LEAVING and _past(now_ms, asked_at_ms, limits.terminate_repeat_s)
+    ):
+        return Decision(actions=(Terminate(attempt.instance_id),))
+    return STAY
+
+
+def _ended_by_machine(
+    attempt: Attempt, seen: Observation, *, limits: Limits, now_ms: int
+) -> Decision | None:
+    """The machine is gone, going, stopped, or was given notice and has fallen silent."""
+    if seen.over or seen.seen in {Seen.LEAVING, Seen.STOPPED}:
+        if seen.reclaimed or attempt.notice_at_ms is not None:
+            message = f"EC2 took {attempt.instance_id} back"
+            return _end(attempt, Outcome.INTERRUPTED, Reason.INTERRUPTED, message)
+        why = seen.state_reason or f"EC2 shows it {seen.seen}"
+        message = f"{attempt.instance_id} is gone without a last word: {why}"
+        return _end(attempt, Outcome.LOST, Reason.MACHINE_LOST, message)
+    if attempt.notice_at_ms is not None and _past(
+        now_ms, attempt.notice_at_ms, limits.notice_grace_s
+    ):
+        message = f"spot notice, then silence for {limits.notice_grace_s:.0f} s"
+        return _end(attempt, Outcome.INTERRUPTED, Reason.INTERRUPTED, message)
+    return None
+
+
+def _to_sealing(attempt: Attempt) -> Decision:
+    message = f"exit code {attempt.exit_code} ({attempt.exit_cause})"
+    return Decision(Phase.SEALING, Reason.EXITED, message)
+
+
+def _end(attempt: Attempt, outcome: Outcome, reason: Reason, message: str) -> Decision:
+    return Decision(
+        Phase.TERMINATING,
+        reason,
+        message,
+        outcome=outcome,
+        actions=(Terminate(attempt.instance_id),),
+    )
+
+
+def _past(now_ms: int, since_ms: int, bound_s: float) -> bool:
+    return now_ms >= since_ms + bound_s * 1000

@@ -1,0 +1,121 @@
+"""From queued jobs to launch intents. Law: the whole RunInstances request is a function of the intent, frozen before the call.
+
+Jobs whose machines would be alike share one call (MinCount=1, MaxCount=n); `ami-launch-index` tells them apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from dstackd.core.instance import Market
+from dstackd.core.job import Job
+from dstackd.core.offering import Offering, quota_class
+
+BATCH_MAX = 100
+"""EC2's advice for RunInstances: several requests of 100 rather than one of 500 (RunInstances API reference)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An AMI and what a launch needs to know of it."""
+
+    id: str
+    root_device: str
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchRequest:
+    """Everything that RunInstances is told. Stored with the intent; a replay reads it from there."""
+
+    launch_id: str
+    client_token: str
+    instance_type: str
+    subnet_id: str
+    zone: str
+    market: Market
+    count: int
+    image: Image
+    disk_gib: int
+    user_data: str
+    tags: tuple[tuple[str, str], ...]
+    instance_profile: str
+    security_group_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """One instance of RunInstances' answer."""
+
+    instance_id: str
+    launch_index: int
+    spot_request_id: str = ""
+    private_ip: str = ""
+
+
+def shape_of(job: Job) -> tuple[object, ...]:
+    """Jobs of equal shape can share a launch: the machine, not the work, has to be equal."""
+    spec = job.spec
+    return (
+        spec.resources,
+        spec.instance_types,
+        spec.spot_policy,
+        spec.max_price,
+        job.project,
+    )
+
+
+def group_by_shape(jobs: Iterable[Job]) -> tuple[tuple[Job, ...], ...]:
+    """Groups in the order in which their first job came."""
+    groups: dict[tuple[object, ...], list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(shape_of(job), []).append(job)
+    return tuple(tuple(group) for group in groups.values())
+
+
+def client_token(launch_id: str, offering: Offering) -> str:
+    """At most 64 ASCII characters, equal for equal intents.
+
+    EC2's idempotency is zonal: the same token in another zone launches again, so the offering is part of it
+    (EC2 API reference, Ensuring idempotency).
+    """
+    digest = hashlib.sha256(f"{launch_id}|{offering.key}".encode()).hexdigest()
+    return f"dstackd-{digest[:48]}"
+
+
+def batches(jobs: Sequence[Job], *, size_max: int = BATCH_MAX) -> Iterable[Sequence[Job]]:
+    """`jobs` in runs of at most `size_max`."""
+    for start in range(0, len(jobs), size_max):
+        yield jobs[start : start + size_max]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Something not to ask for until a time, and why."""
+
+    until_ms: int
+    code: str
+    message: str
+
+
+def first_open(
+    offerings: Iterable[Offering], blocks: Mapping[str, Block], *, now_ms: int
+) -> Offering | None:
+    """The first offering that no block rules out. Keys of `blocks`: see `block_keys`."""
+    for offering in offerings:
+        hits = (blocks.get(key) for key in block_keys(offering))
+        if not any(block is not None and now_ms < block.until_ms for block in hits):
+            return offering
+    return None
+
+
+def block_keys(offering: Offering) -> tuple[str, str, str, str, str]:
+    """The names under which an offering can be blocked, by scope: offering, quota, subnet, market, region."""
+    return (
+        f"offering:{offering.key}",
+        f"quota:{offering.market}/{quota_class(offering.instance_type)}",
+        f"subnet:{offering.subnet_id}",
+        f"market:{offering.market}",
+        "region:",
+    )

@@ -1,0 +1,56 @@
+"""What a queued job waits for, in words. Law: no job waits without a reason, a time to look again, and what would help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dstackd.core.job import Job
+from dstackd.core.phase import Phase, Reason
+from dstackd.spec.model import RetryCause
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """`phase` None: the job stays queued and is looked at again in `retry_s` (None: when an event wakes it)."""
+
+    phase: Phase | None
+    reason: Reason
+    message: str
+    retry_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why no offering is open now, and when the first one is again."""
+
+    reason: Reason
+    message: str
+    until_ms: int
+
+
+def decide_queued(job: Job, *, now_ms: int) -> Wait | None:
+    """What keeps a queued job from being launched, before any offering is looked at; None: nothing does."""
+    if job.cancel_requested:
+        return Wait(Phase.CANCELLED, Reason.CANCEL_REQUESTED, "cancelled while waiting")
+    if job.spec.inputs and len(job.inputs_digest) < len(job.spec.inputs):
+        message = f"uploading {len(job.spec.inputs)} input(s) to the bucket"
+        return Wait(None, Reason.STAGING_INPUTS, message)
+    within_s = job.spec.retry.within_s
+    if (
+        within_s is not None
+        and job.reason is Reason.NO_CAPACITY
+        and now_ms > job.submitted_at_ms + within_s * 1000
+    ):
+        message = f"retry.within of {within_s} s is over; last: {job.message}"
+        return Wait(Phase.FAILED, Reason.RETRIES_EXHAUSTED, message)
+    return None
+
+
+def decide_without_capacity(job: Job, refusal: Refusal, *, now_ms: int) -> Wait:
+    """Every offering that fits is blocked: wait for the first to open, or give up if the spec says so."""
+    gives_up = RetryCause.NO_CAPACITY not in job.spec.retry.on
+    if gives_up and refusal.reason is Reason.NO_CAPACITY:
+        message = f"{refusal.message}; retry.on does not include no-capacity"
+        return Wait(Phase.FAILED, Reason.NO_CAPACITY, message)
+    retry_s = max((refusal.until_ms - now_ms) / 1000, 1.0)
+    return Wait(None, refusal.reason, refusal.message, retry_s=retry_s)

@@ -1,0 +1,152 @@
+"""Connections and transactions. Law: writers begin IMMEDIATE and never sleep inside SQLite.
+
+SQLite's own busy timeout backs off up to 100 ms a step and is unfair: one producer in a tight loop starves it for
+seconds. So the timeout is 0 and the retry, with a jitter of milliseconds, is ours.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+from sqlalchemy import event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import StaticPool
+
+from dstackd.errors import ConfigError, StoreBusy
+from dstackd.ports import Clock
+
+T = TypeVar("T")
+
+WRITE_WAIT_S = 30.0
+"""How long a write keeps trying while other processes hold the lock."""
+RETRY_MIN_S = 0.0005
+RETRY_SPREAD_S = 0.004
+
+_PRAGMAS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA busy_timeout = 0",
+    "PRAGMA journal_size_limit = 67108864",
+)
+
+
+class Database:
+    """The queue database: one writing connection, one reading connection (SQLite), or a pool (PostgreSQL)."""
+
+    def __init__(self, writer: AsyncEngine, reader: AsyncEngine, *, url: URL, clock: Clock) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._clock = clock
+        self._writing = anyio.Lock()
+        self._reading = anyio.Lock()
+        self.url = url
+
+    @property
+    def path(self) -> Path | None:
+        """The SQLite file; None on PostgreSQL."""
+        return sqlite_path(self.url)
+
+    async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Run `work` in one transaction and commit. `work` may run again from the start: it must not keep state.
+
+        Raises StoreBusy when the lock was not to be had for WRITE_WAIT_S.
+        """
+        deadline_s = self._clock.monotonic_s() + WRITE_WAIT_S
+        async with self._writing:
+            while True:
+                try:
+                    async with self._writer.begin() as connection:
+                        return await work(connection)
+                except OperationalError as error:
+                    if not _is_busy(error):
+                        raise
+                    if self._clock.monotonic_s() > deadline_s:
+                        message = f"the database stayed locked for {WRITE_WAIT_S:.0f} s"
+                        raise StoreBusy(message) from error
+                await anyio.sleep(RETRY_MIN_S + RETRY_SPREAD_S * self._clock.jitter())
+
+    async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Run `work` in one read transaction: a consistent picture that blocks nobody."""
+        async with self._reading, self._reader.connect() as connection:
+            return await work(connection)
+
+
+@asynccontextmanager
+async def open_database(url: str, *, clock: Clock) -> AsyncIterator[Database]:
+    """The database at `url` (`sqlite:///path` or `postgresql://...`), for as long as the block runs."""
+    parsed = async_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        path = sqlite_path(parsed)
+        if path is not None:
+            create_shared_file(path)
+        writer, reader = _sqlite_engine(parsed, "IMMEDIATE"), _sqlite_engine(parsed, "DEFERRED")
+    else:
+        writer = reader = create_async_engine(parsed, pool_size=5, pool_pre_ping=True)
+    try:
+        yield Database(writer, reader, url=parsed, clock=clock)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await writer.dispose()
+            await reader.dispose()
+
+
+def async_url(url: str) -> URL:
+    """`url` with the asyncio driver. Raises ConfigError for anything but SQLite and PostgreSQL."""
+    parsed = make_url(url)
+    drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
+    name = parsed.get_backend_name()
+    if name not in drivers:
+        message = (
+            f"database.url: {name} is not supported; use sqlite:///PATH or postgresql://HOST/NAME"
+        )
+        raise ConfigError(message)
+    return parsed.set(drivername=drivers[name])
+
+
+def sqlite_path(url: URL) -> Path | None:
+    """The file of an SQLite URL; None otherwise and for an in-memory database."""
+    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+        return None
+    return Path(url.database)
+
+
+def create_shared_file(path: Path) -> None:
+    """Create the database file with the group's write bit before SQLite does it without.
+
+    SQLite gives -wal and -shm the mode of the database file, and applications in the daemon's group insert rows.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o660))
+
+
+def _sqlite_engine(url: URL, kind: str) -> AsyncEngine:
+    engine = create_async_engine(
+        url, poolclass=StaticPool, connect_args={"timeout": 0, "isolation_level": None}
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def prepare(connection: Any, _record: object) -> None:  # noqa: ANN401 - SQLAlchemy's DBAPI wrapper has no type
+        cursor = connection.cursor()
+        for pragma in _PRAGMAS:
+            cursor.execute(pragma)
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Any) -> None:  # noqa: ANN401 - as above
+        connection.exec_driver_sql(f"BEGIN {kind}")
+
+    return engine
+
+
+def _is_busy(error: OperationalError) -> bool:
+    text = str(error.orig)
+    return "database is locked" in text or "database table is locked" in text

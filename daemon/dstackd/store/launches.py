@@ -1,0 +1,260 @@
+"""Launch intents and their answers. Law: the intent is committed before the call, the answer after it, each in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dstackd.core.instance import Market
+from dstackd.core.launching import Launched, LaunchRequest
+from dstackd.core.offering import Offering
+from dstackd.core.phase import Phase, Reason
+from dstackd.store.jobs import Move, add_event, save_move
+from dstackd.store.requests import dump_request, load_request
+from dstackd.store.tables import ATTEMPT, JOB, LAUNCH, MACHINE
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One job of a launch, at its launch index."""
+
+    job_id: str
+    version: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """An intent as committed. `document` is the launch document, byte for byte."""
+
+    id: str
+    request: LaunchRequest
+    document: str
+    created_at_ms: int
+
+
+async def commit_intent(
+    connection: AsyncConnection,
+    *,
+    backend: str,
+    request: LaunchRequest,
+    document: str,
+    offering: Offering,
+    members: Sequence[Member],
+    now_ms: int,
+) -> None:
+    """Write the launch, its attempts, and move its jobs to launching. Raises StaleRow when one has moved on."""
+    await connection.execute(
+        insert(LAUNCH).values(
+            id=request.launch_id,
+            backend=backend,
+            client_token=request.client_token,
+            request=dump_request(request),
+            document=document,
+            offering=offering.key,
+            price_usd_h=offering.price_usd_h,
+            count=request.count,
+            created_at_ms=now_ms,
+        )
+    )
+    for index, member in enumerate(members):
+        await _commit_member(connection, request, offering, member, index=index, now_ms=now_ms)
+
+
+async def _commit_member(
+    connection: AsyncConnection,
+    request: LaunchRequest,
+    offering: Offering,
+    member: Member,
+    *,
+    index: int,
+    now_ms: int,
+) -> None:
+    await connection.execute(
+        insert(ATTEMPT).values(
+            job_id=member.job_id,
+            number=member.attempt,
+            launch_id=request.launch_id,
+            launch_index=index,
+            instance_type=offering.instance_type,
+            zone=offering.zone,
+            market=offering.market,
+            price_usd_h=offering.price_usd_h,
+        )
+    )
+    move = Move(
+        member.job_id,
+        member.version,
+        Phase.QUEUED,
+        now_ms,
+        phase=Phase.LAUNCHING,
+        reason=Reason.INTENT_COMMITTED,
+        message=f"asking EC2 for {offering.instance_type} ({offering.market}) in {offering.zone}",
+        attempt=member.attempt,
+        detail={"launch": request.launch_id, "offering": offering.key},
+    )
+    await save_move(connection, move, attempt=member.attempt)
+
+
+async def open_launches(connection: AsyncConnection) -> list[Launch]:
+    """Intents without a saved answer, oldest first."""
+    statement = select(LAUNCH).where(LAUNCH.c.state == "intended").order_by(LAUNCH.c.created_at_ms)
+    return [
+        Launch(row.id, load_request(row.request), row.document, row.created_at_ms)
+        for row in await connection.execute(statement)
+    ]
+
+
+async def _members(connection: AsyncConnection, launch_id: str) -> list[Row[Any]]:
+    statement = (
+        select(JOB.c.id, JOB.c.version, JOB.c.phase, JOB.c.attempt, ATTEMPT.c.launch_index)
+        .join(ATTEMPT, (ATTEMPT.c.job_id == JOB.c.id) & (ATTEMPT.c.number == JOB.c.attempt))
+        .where(ATTEMPT.c.launch_id == launch_id, JOB.c.phase == "launching")
+        .order_by(ATTEMPT.c.launch_index)
+    )
+    return list(await connection.execute(statement))
+
+
+async def save_answer(
+    connection: AsyncConnection, launch: Launch, launched: Sequence[Launched], *, now_ms: int
+) -> None:
+    """Write EC2's answer: machines, instance ids, jobs to booting; what EC2 did not give goes back to the queue."""
+    price = await _close(connection, launch.id, state="answered", now_ms=now_ms)
+    if price is None:
+        return
+    machines = {machine.launch_index: machine for machine in launched}
+    request = launch.request
+    if machines:
+        await connection.execute(
+            insert(MACHINE),
+            [_machine_values(request, machine, price, now_ms) for machine in launched],
+        )
+    for member in await _members(connection, launch.id):
+        machine = machines.get(member.launch_index)
+        if machine is None:
+            message = (
+                f"EC2 gave {len(machines)} of {request.count} machines; asking for the rest again"
+            )
+            await _back_to_queue(connection, member, Reason.NO_CAPACITY, message, now_ms=now_ms)
+        else:
+            await _booting(connection, request, member, machine, now_ms=now_ms)
+
+
+def _machine_values(
+    request: LaunchRequest, machine: Launched, price: tuple[str, float], now_ms: int
+) -> dict[str, Any]:
+    return {
+        "instance_id": machine.instance_id,
+        "backend": price[0],
+        "launch_id": request.launch_id,
+        "launch_index": machine.launch_index,
+        "instance_type": request.instance_type,
+        "zone": request.zone,
+        "market": Market(request.market).value,
+        "price_usd_h": price[1],
+        "spot_request_id": machine.spot_request_id,
+        "private_ip": machine.private_ip,
+        "launched_at_ms": now_ms,
+    }
+
+
+async def _booting(
+    connection: AsyncConnection,
+    request: LaunchRequest,
+    member: Row[Any],
+    machine: Launched,
+    *,
+    now_ms: int,
+) -> None:
+    await connection.execute(
+        update(ATTEMPT)
+        .where(ATTEMPT.c.job_id == member.id, ATTEMPT.c.number == member.attempt)
+        .values(instance_id=machine.instance_id, launched_at_ms=now_ms)
+    )
+    move = Move(
+        member.id,
+        member.version,
+        Phase.LAUNCHING,
+        now_ms,
+        phase=Phase.BOOTING,
+        reason=Reason.LAUNCHED,
+        message=f"{machine.instance_id}, {request.instance_type} ({request.market}) in {request.zone}",
+        attempt=member.attempt,
+        next_visit_at_ms=now_ms,
+        detail={"instance": machine.instance_id, "spot_request": machine.spot_request_id},
+    )
+    await save_move(connection, move)
+
+
+async def _back_to_queue(
+    connection: AsyncConnection, member: Row[Any], reason: Reason, message: str, *, now_ms: int
+) -> None:
+    """Nothing ran, so the attempt does not count: its number is used again."""
+    await connection.execute(
+        delete(ATTEMPT).where(ATTEMPT.c.job_id == member.id, ATTEMPT.c.number == member.attempt)
+    )
+    move = Move(
+        member.id,
+        member.version,
+        Phase.LAUNCHING,
+        now_ms,
+        phase=Phase.QUEUED,
+        reason=reason,
+        message=message,
+        attempt=member.attempt,
+        next_visit_at_ms=now_ms,
+    )
+    await save_move(connection, move, attempt=member.attempt - 1)
+
+
+async def save_failure(
+    connection: AsyncConnection,
+    launch: Launch,
+    *,
+    code: str,
+    reason: Reason,
+    message: str,
+    now_ms: int,
+) -> None:
+    """EC2 gave nothing: the jobs go back to the queue with the reason."""
+    closed = await _close(
+        connection, launch.id, state="failed", now_ms=now_ms, code=code, message=message
+    )
+    if closed is None:
+        return
+    for member in await _members(connection, launch.id):
+        await _back_to_queue(connection, member, reason, message, now_ms=now_ms)
+
+
+async def _close(
+    connection: AsyncConnection,
+    launch_id: str,
+    *,
+    state: str,
+    now_ms: int,
+    code: str | None = None,
+    message: str = "",
+) -> tuple[str, float] | None:
+    """Close an open launch; (backend, price) of it, or None when it was closed before: saving twice is harmless."""
+    row = (
+        await connection.execute(
+            update(LAUNCH)
+            .where(LAUNCH.c.id == launch_id, LAUNCH.c.state == "intended")
+            .values(state=state, answered_at_ms=now_ms, error_code=code, message=message)
+            .returning(LAUNCH.c.backend, LAUNCH.c.price_usd_h)
+        )
+    ).one_or_none()
+    if row is None:
+        return None
+    await add_event(
+        connection,
+        at_ms=now_ms,
+        kind=f"launch_{state}",
+        message=message,
+        detail=f'{{"launch": "{launch_id}"}}',
+    )
+    return row.backend, row.price_usd_h

@@ -1,0 +1,182 @@
+"""What people and monitoring read, and a submitter's insert. Law: JSON-ready dictionaries with columns by their own names,
+or frozen records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, literal, select, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dstackd.store.tables import ATTEMPT, EVENT, JOB, MACHINE
+
+DATABASE_ERRORS = (SQLAlchemyError, OSError)
+"""What a read raises when the database is broken, gone or locked (OSError: PostgreSQL's host does not answer)."""
+
+_HIDDEN = frozenset({"version", "next_visit_at_ms", "inputs_digest"})
+_JOB_COLUMNS = [column for column in JOB.c if column.name not in _HIDDEN]
+
+
+async def list_jobs(
+    connection: AsyncConnection, *, active_only: bool, count_max: int, before_seq: int | None = None
+) -> list[dict[str, Any]]:
+    """Jobs, newest first, without their specs; `before_seq` continues an earlier page."""
+    columns = [column for column in _JOB_COLUMNS if column.name != "spec"]
+    statement = (
+        select(*columns, ATTEMPT.c.market, ATTEMPT.c.instance_type, ATTEMPT.c.instance_id)
+        .join(
+            ATTEMPT,
+            (ATTEMPT.c.job_id == JOB.c.id) & (ATTEMPT.c.number == JOB.c.attempt),
+            isouter=True,
+        )
+        .order_by(JOB.c.seq.desc())
+        .limit(count_max)
+    )
+    if active_only:
+        statement = statement.where(JOB.c.finished_at_ms.is_(None))
+    if before_seq is not None:
+        statement = statement.where(JOB.c.seq < before_seq)
+    return [dict(row._mapping) for row in await connection.execute(statement)]  # noqa: SLF001 - SQLAlchemy's documented name
+
+
+async def find_job(connection: AsyncConnection, name: str) -> list[dict[str, Any]]:
+    """The job with this id; else those whose id begins with it, at most two.
+
+    An array's elements have ids that begin with the array's, so they count only where no other job matches.
+    """
+    begins = JOB.c.id.startswith(name, autoescape=True)
+    for condition in (
+        JOB.c.id == name,
+        begins & JOB.c.array_parent.is_(None),
+        begins & JOB.c.array_parent.is_not(None),
+    ):
+        rows = await connection.execute(
+            select(*_JOB_COLUMNS).where(condition).order_by(JOB.c.seq).limit(2)
+        )
+        if found := [dict(row._mapping) for row in rows]:  # noqa: SLF001 - as above
+            return found
+    return []
+
+
+async def job_attempts(connection: AsyncConnection, job_id: str) -> list[dict[str, Any]]:
+    """The job's attempts, oldest first."""
+    statement = select(ATTEMPT).where(ATTEMPT.c.job_id == job_id).order_by(ATTEMPT.c.number)
+    return [dict(row._mapping) for row in await connection.execute(statement)]  # noqa: SLF001 - as above
+
+
+async def job_events(connection: AsyncConnection, job_id: str) -> list[dict[str, Any]]:
+    """The job's history, oldest first."""
+    statement = select(EVENT).where(EVENT.c.job_id == job_id).order_by(EVENT.c.id)
+    return [dict(row._mapping) for row in await connection.execute(statement)]  # noqa: SLF001 - as above
+
+
+async def array_elements(connection: AsyncConnection, job_id: str) -> list[str]:
+    """Ids of an array's elements, in order."""
+    statement = select(JOB.c.id).where(JOB.c.array_parent == job_id).order_by(JOB.c.array_index)
+    return list((await connection.execute(statement)).scalars())
+
+
+async def insert_job(
+    connection: AsyncConnection, *, spec: str, project: str | None, priority: int | None
+) -> str:
+    """Insert one job exactly as a foreign application would; returns its id."""
+    values = {"spec": spec, "project": project, "priority": priority}
+    given = {name: value for name, value in values.items() if value is not None}
+    names, places = ", ".join(given), ", ".join(f":{name}" for name in given)
+    # The columns are the literals above: the same plain INSERT that the README shows, defaults by the database.
+    statement = text(f"INSERT INTO job ({names}) VALUES ({places}) RETURNING id")  # noqa: S608
+    return str((await connection.execute(statement, given)).scalar_one())
+
+
+async def counts(connection: AsyncConnection) -> dict[str, Any]:
+    """Figures for monitoring: jobs by phase (unfinished and finished), oldest waiting job, live machines."""
+    phases = await connection.execute(select(JOB.c.phase, func.count()).group_by(JOB.c.phase))
+    waiting = await connection.execute(
+        select(func.min(JOB.c.submitted_at_ms)).where(JOB.c.phase.in_(("submitted", "queued")))
+    )
+    machines = await connection.execute(
+        select(MACHINE.c.state, MACHINE.c.market, func.count())
+        .where(MACHINE.c.gone_at_ms.is_(None))
+        .group_by(MACHINE.c.state, MACHINE.c.market)
+    )
+    return {
+        "jobs": {row[0]: row[1] for row in phases},
+        "oldest_waiting_at_ms": waiting.scalar_one_or_none(),
+        "machines": [(state, market, count) for state, market, count in machines],
+    }
+
+
+async def answers(connection: AsyncConnection) -> bool:
+    """True, or an error of DATABASE_ERRORS; costs next to nothing."""
+    await connection.execute(select(literal(1)).select_from(JOB).limit(1))
+    return True
+
+
+async def list_machines(connection: AsyncConnection) -> list[dict[str, Any]]:
+    """Machines that were not seen gone yet, oldest first, each with the job and attempt that it runs (or null)."""
+    statement = (
+        select(MACHINE, ATTEMPT.c.job_id, ATTEMPT.c.number.label("attempt"))
+        .join(ATTEMPT, ATTEMPT.c.instance_id == MACHINE.c.instance_id, isouter=True)
+        .where(MACHINE.c.gone_at_ms.is_(None))
+        .order_by(MACHINE.c.launched_at_ms, MACHINE.c.instance_id)
+    )
+    return [dict(row._mapping) for row in await connection.execute(statement)]  # noqa: SLF001 - as above
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptProgress:
+    """What a reader of one attempt's log must know. `lines_sent` None: the machine has not said how many it wrote."""
+
+    number: int
+    started: bool
+    ended: bool
+    lines_sent: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogProgress:
+    """How far a job is, for those who follow its log; `attempts` are in order."""
+
+    phase: str
+    reason: str | None
+    message: str
+    exit_code: int | None
+    finished: bool
+    attempts: tuple[AttemptProgress, ...]
+
+
+async def log_progress(
+    connection: AsyncConnection, *, job_ids: Sequence[str]
+) -> dict[str, LogProgress]:
+    """Progress by job id; one query whatever the number of followers."""
+    statement = (
+        select(
+            *(JOB.c.id, JOB.c.phase, JOB.c.reason, JOB.c.message, JOB.c.exit_code),
+            *(JOB.c.finished_at_ms, ATTEMPT.c.number, ATTEMPT.c.started_at_ms),
+            *(ATTEMPT.c.ended_at_ms, ATTEMPT.c.log_lines_sent),
+        )
+        .join(ATTEMPT, ATTEMPT.c.job_id == JOB.c.id, isouter=True)
+        .where(JOB.c.id.in_(job_ids))
+        .order_by(JOB.c.seq, ATTEMPT.c.number)
+    )
+    jobs: dict[str, tuple[Any, list[AttemptProgress]]] = {}
+    for row in await connection.execute(statement):
+        _, attempts = jobs.setdefault(row.id, (row, []))
+        if row.number is not None:
+            started, ended = row.started_at_ms is not None, row.ended_at_ms is not None
+            attempts.append(AttemptProgress(row.number, started, ended, row.log_lines_sent))
+    return {
+        job_id: LogProgress(
+            phase=row.phase,
+            reason=row.reason,
+            message=row.message,
+            exit_code=row.exit_code,
+            finished=row.finished_at_ms is not None,
+            attempts=tuple(attempts),
+        )
+        for job_id, (row, attempts) in jobs.items()
+    }

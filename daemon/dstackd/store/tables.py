@@ -1,0 +1,160 @@
+"""The tables as SQLModel sees them. Law: migrations/sql is the authority; a test compares the two.
+
+CHECKs, triggers and partial indices live in the migrations only. No object of these classes leaves the package.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Table
+from sqlmodel import Field, SQLModel
+
+
+class JobRow(SQLModel, table=True):
+    """The queue; public to submitters."""
+
+    __tablename__ = "job"
+
+    seq: int | None = Field(default=None, primary_key=True)
+    id: str = Field(unique=True)
+    spec: str
+    project: str
+    priority: int
+    cancel_requested: int
+    submitted_at_ms: int = Field(sa_type=BigInteger)
+    phase: str
+    reason: str | None
+    message: str
+    phase_since_ms: int = Field(sa_type=BigInteger)
+    finished_at_ms: int | None = Field(sa_type=BigInteger)
+    exit_code: int | None
+    name: str
+    attempt: int
+    ran_attempts: int
+    boot_failures: int
+    cost_usd: float
+    version: int
+    next_visit_at_ms: int = Field(sa_type=BigInteger)
+    inputs_digest: str
+    array_parent: str | None
+    array_index: int | None
+
+
+class BackendRow(SQLModel, table=True):
+    """One (account, region, bucket); `owner` marks this installation's machines."""
+
+    __tablename__ = "backend"
+
+    name: str = Field(primary_key=True)
+    type: str
+    region: str
+    bucket: str
+    subnet: str | None
+    endpoint_url: str | None
+    owner: str
+    created_at_ms: int = Field(sa_type=BigInteger)
+
+
+class LaunchRow(SQLModel, table=True):
+    """Write-ahead intent of one RunInstances call."""
+
+    __tablename__ = "launch"
+
+    id: str = Field(primary_key=True)
+    backend: str
+    client_token: str
+    request: str
+    document: str
+    offering: str
+    price_usd_h: float
+    count: int
+    state: str
+    error_code: str | None
+    message: str
+    created_at_ms: int = Field(sa_type=BigInteger)
+    answered_at_ms: int | None = Field(sa_type=BigInteger)
+
+
+class MachineRow(SQLModel, table=True):
+    """Our row for one EC2 instance, as last seen."""
+
+    __tablename__ = "machine"
+
+    instance_id: str = Field(primary_key=True)
+    backend: str
+    launch_id: str
+    launch_index: int
+    instance_type: str
+    zone: str
+    market: str
+    price_usd_h: float
+    spot_request_id: str
+    private_ip: str
+    state: str
+    state_reason: str
+    launched_at_ms: int = Field(sa_type=BigInteger)
+    gone_at_ms: int | None = Field(sa_type=BigInteger)
+
+
+class AttemptRow(SQLModel, table=True):
+    """One try of a job on one machine, and what the machine reported."""
+
+    __tablename__ = "attempt"
+
+    job_id: str = Field(primary_key=True)
+    number: int = Field(primary_key=True)
+    launch_id: str
+    launch_index: int
+    instance_id: str | None
+    instance_type: str
+    zone: str
+    market: str
+    price_usd_h: float
+    launched_at_ms: int | None = Field(sa_type=BigInteger)
+    outcome: str | None
+    exit_code: int | None
+    exit_cause: str
+    booted_at_ms: int | None = Field(sa_type=BigInteger)
+    started_at_ms: int | None = Field(sa_type=BigInteger)
+    notice_at_ms: int | None = Field(sa_type=BigInteger)
+    exited_at_ms: int | None = Field(sa_type=BigInteger)
+    sealed_at_ms: int | None = Field(sa_type=BigInteger)
+    seal_verdict: str
+    seal_message: str
+    artifact_files: int | None
+    artifact_bytes: int | None = Field(sa_type=BigInteger)
+    done_at_ms: int | None = Field(sa_type=BigInteger)
+    failed_stage: str
+    failed_message: str
+    stop_requested_at_ms: int | None = Field(sa_type=BigInteger)
+    terminate_requested_at_ms: int | None = Field(sa_type=BigInteger)
+    log_lines_sent: int | None = Field(sa_type=BigInteger)
+    log_bytes_sent: int | None = Field(sa_type=BigInteger)
+    log_lines_seen: int = Field(sa_type=BigInteger)
+    ended_at_ms: int | None = Field(sa_type=BigInteger)
+    cost_usd: float
+
+
+class EventRow(SQLModel, table=True):
+    """Append-only history."""
+
+    __tablename__ = "event"
+
+    id: int | None = Field(default=None, primary_key=True, sa_type=BigInteger)
+    at_ms: int = Field(sa_type=BigInteger)
+    job_id: str | None
+    attempt: int | None
+    kind: str
+    phase_from: str | None
+    phase_to: str | None
+    reason: str | None
+    message: str
+    detail: str
+
+
+_TABLES = SQLModel.metadata.tables
+JOB: Table = _TABLES["job"]
+BACKEND: Table = _TABLES["backend"]
+LAUNCH: Table = _TABLES["launch"]
+MACHINE: Table = _TABLES["machine"]
+ATTEMPT: Table = _TABLES["attempt"]
+EVENT: Table = _TABLES["event"]
