@@ -25,8 +25,10 @@ class Receipt(StrEnum):
     """No attempt of ours has this machine."""
 
 
-async def record(connection: AsyncConnection, event: InboxEvent, *, at_ms: int) -> Receipt:
-    """Write what the event says; `at_ms` is the object's LastModified."""
+async def record(
+    connection: AsyncConnection, event: InboxEvent, *, at_ms: int, now_ms: int
+) -> Receipt:
+    """Write what the event says; `at_ms` is the object's LastModified, which S3 lists in whole seconds."""
     found = await _find_attempt(connection, event)
     if isinstance(found, Receipt):
         return found
@@ -45,7 +47,7 @@ async def record(connection: AsyncConnection, event: InboxEvent, *, at_ms: int) 
         .values(**changes)
     )
     if result.rowcount == 1:
-        await _note(connection, event, job_id, number, at_ms=at_ms)
+        await _note(connection, event, job_id, number, now_ms=now_ms)
     return Receipt.RECORDED
 
 
@@ -72,7 +74,7 @@ async def _find_attempt(
 
 
 async def _note(
-    connection: AsyncConnection, event: InboxEvent, job_id: str, number: int, *, at_ms: int
+    connection: AsyncConnection, event: InboxEvent, job_id: str, number: int, *, now_ms: int
 ) -> None:
     values: dict[str, Any] = {"next_visit_at_ms": 0}
     if event.kind == protocol.STARTED:
@@ -80,7 +82,7 @@ async def _note(
     await connection.execute(update(JOB).where(JOB.c.id == job_id).values(values))
     await add_event(
         connection,
-        at_ms=at_ms,
+        at_ms=now_ms,
         job_id=job_id,
         attempt=number,
         kind=f"machine_{event.kind}",

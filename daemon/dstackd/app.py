@@ -1,0 +1,381 @@
+"""The composition root. Law: the only module that knows the settings and every concrete class; it decides nothing else."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import structlog
+from anyio.abc import TaskStatus
+
+from dstackd import __version__
+from dstackd.admission import Admission
+from dstackd.aws.access import AwsAccess
+from dstackd.aws.backend import AwsBackend, open_backend
+from dstackd.aws.recorder import CallRecorder
+from dstackd.catalogue import Catalogue
+from dstackd.clock import SystemClock
+from dstackd.config import Settings
+from dstackd.controllers.inbox import Inbox
+from dstackd.controllers.inputs import Inputs
+from dstackd.controllers.intake import Intake
+from dstackd.controllers.launches import LaunchBounds, Launches
+from dstackd.controllers.logs import Logs
+from dstackd.controllers.machines import MachinePace, Machines
+from dstackd.controllers.reaper import Reaper
+from dstackd.controllers.retention import Retention
+from dstackd.core.instance import Snapshot
+from dstackd.errors import ConfigError
+from dstackd.http.context import HttpContext
+from dstackd.http.server import serve
+from dstackd.log_files import LogFiles
+from dstackd.ports import Clock
+from dstackd.sd_notify import notify
+from dstackd.store.backends import ensure_backend
+from dstackd.store.engine import Database, open_database
+from dstackd.store.migrate import schema_position, upgrade
+from dstackd.store.watch import CommitWatch
+from dstackd.supervisor import Supervised, run_loops
+from dstackd.terms import EnsureIdentity, LaunchPreparation
+from dstackd.vitals import ApiCalls, Vitals
+from dstackd.wake import Heartbeats, Wake, Wakes
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the loops share."""
+
+    settings: Settings
+    clock: Clock
+    database: Database
+    backend: AwsBackend
+    owner: str
+    files: LogFiles
+    wakes: Wakes
+    heartbeats: Heartbeats
+    vitals: Vitals
+
+
+async def run_daemon(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Machines go on running; the next start finds them.
+
+    Raises ConfigError for what the operator has to mend.
+    """
+    async with anyio.create_task_group() as group:
+        group.start_soon(_cancel_on_signal, group.cancel_scope)
+        with single_daemon(settings.state.directory):
+            async with open_parts(settings) as parts:
+                await _serve(parts)
+
+
+async def _serve(parts: Parts) -> None:
+    async with anyio.create_task_group() as group:
+        await group.start(_serve_http, parts)
+        group.start_soon(_watch_commits, parts)
+        group.start_soon(_run_loops, parts)
+        log.info(
+            "daemon_started",
+            version=__version__,
+            pid=os.getpid(),
+            database=str(parts.database.url.render_as_string(hide_password=True)),
+            bucket=parts.settings.backend.bucket,
+            region=parts.settings.backend.region,
+            socket=str(parts.settings.socket),
+        )
+        notify("READY=1", f"STATUS=serving {parts.settings.backend.bucket}")
+
+
+async def _cancel_on_signal(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+        async for number in received:
+            log.info("daemon_stopping", signal=signal.Signals(number).name)
+            notify("STOPPING=1")
+            scope.cancel()
+
+
+@contextmanager
+def single_daemon(directory: Path) -> Iterator[None]:
+    """Hold the state directory; a second daemon on it is refused. The kernel lets go whatever ends the process."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "daemon.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            message = f"state.directory: another daemon is running on {directory}; stop it, or give this one its own"
+            raise ConfigError(message) from None
+        yield
+
+
+@asynccontextmanager
+async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
+    """Open the database (bringing its schema up to date) and the backend's clients."""
+    clock = SystemClock()
+    chosen = settings.backend
+    recorder = CallRecorder(clock)
+    async with open_database(settings.database.url, clock=clock) as database:
+        vitals = await _prepare_schema(database, auto_migrate=settings.database.auto_migrate)
+        owner = await database.write(
+            lambda connection: ensure_backend(
+                connection,
+                name=chosen.name,
+                region=chosen.region,
+                bucket=chosen.bucket,
+                subnet=chosen.subnet or None,
+                endpoint_url=chosen.endpoint_url or None,
+                now_ms=clock.now_ms(),
+            )
+        )
+        async with open_backend(
+            access_of(settings),
+            owner=owner,
+            clock=clock,
+            recorder=recorder,
+            cache_dir=settings.state.directory / "cache",
+        ) as backend:
+            yield Parts(
+                settings=settings,
+                clock=clock,
+                database=database,
+                backend=backend,
+                owner=owner,
+                files=LogFiles(settings.state.directory / "logs"),
+                wakes=Wakes(),
+                heartbeats=Heartbeats(),
+                vitals=vitals,
+            )
+
+
+async def _prepare_schema(database: Database, *, auto_migrate: bool) -> Vitals:
+    position = await schema_position(database)
+    if auto_migrate or not position.known:
+        await upgrade(database)  # refuses a newer schema
+    elif not position.up_to_date:
+        message = f"the database is at schema {position.current}, this program needs {position.head}: run `dstackd migrate`"
+        raise ConfigError(message)
+    position = await schema_position(database)
+    return Vitals(schema_current=position.current or "", schema_head=position.head)
+
+
+def access_of(settings: Settings) -> AwsAccess:
+    """The backend's section as the adapter takes it."""
+    chosen = settings.backend
+    images = {
+        "x86_64": chosen.images.x86_64,
+        "arm64": chosen.images.arm64,
+        "x86_64-gpu": chosen.images.gpu,
+        "arm64-gpu": "",
+    }
+    return AwsAccess(
+        region=chosen.region,
+        bucket=chosen.bucket,
+        endpoint_url=chosen.endpoint_url or None,
+        access_key_id=chosen.access_key_id.get_secret_value() or None,
+        secret_access_key=chosen.secret_access_key.get_secret_value() or None,
+        subnet=chosen.subnet or None,
+        images={kind: image for kind, image in images.items() if image},
+        image_owner=chosen.image_owner,
+        image_name=chosen.image_name,
+    )
+
+
+async def _watch_commits(parts: Parts) -> None:
+    """Ring the loops when somebody commits. PostgreSQL has no watch yet: there the loops look by themselves."""
+    path = parts.database.path
+    if path is None:
+        return
+    with CommitWatch(path) as watch:
+        async for submitted, due in watch.changes():
+            if submitted or due:
+                parts.wakes.intake.ring()
+            if due:
+                parts.wakes.launches.ring()
+                parts.wakes.machines.ring()
+
+
+async def _run_loops(parts: Parts) -> None:
+    await run_loops(build_loops(parts), vitals=parts.vitals, clock=parts.clock)
+
+
+def build_loops(parts: Parts) -> list[Supervised]:
+    """Every loop with its bell."""
+    inbox = _inbox(parts)
+    wakes = parts.wakes
+    return [
+        Supervised(_intake(parts), wakes.intake),
+        Supervised(_inputs(parts), wakes.inputs),
+        Supervised(_launches(parts), wakes.launches),
+        Supervised(_machines(parts, inbox), wakes.machines),
+        Supervised(inbox, wakes.inbox),
+        Supervised(_logs(parts), wakes.logs),
+        Supervised(_retention(parts), Wake()),
+    ]
+
+
+def _intake(parts: Parts) -> Intake:
+    return Intake(
+        parts.database,
+        admit=Admission(parts.settings.inputs.allowed_roots),
+        clock=parts.clock,
+        wakes=parts.wakes,
+        interval_s=parts.settings.loops.intake_fallback_s,
+    )
+
+
+def _inputs(parts: Parts) -> Inputs:
+    return Inputs(
+        parts.database,
+        bucket=parts.backend.bucket,
+        allowed_roots=parts.settings.inputs.allowed_roots,
+        clock=parts.clock,
+        wakes=parts.wakes,
+    )
+
+
+def _launches(parts: Parts) -> Launches:
+    settings, chosen = parts.settings, parts.settings.backend
+    preparation = LaunchPreparation(
+        backend=chosen.name,
+        bucket_name=chosen.bucket,
+        region=chosen.region,
+        owner=parts.owner,
+        bucket=parts.backend.bucket,
+        ensure_identity=_identity_of(parts),
+        heartbeat_s=settings.runner.heartbeat_s,
+        watch_s=settings.runner.watch_s,
+        log_flush_s=settings.runner.log_flush_s,
+    )
+    return Launches(
+        parts.database,
+        compute=parts.backend.compute,
+        bucket=parts.backend.bucket,
+        catalogue=Catalogue(parts.backend.compute, region=chosen.region, clock=parts.clock),
+        prepare=preparation.terms,
+        bounds=LaunchBounds(
+            batch_max=settings.limits.batch_max,
+            concurrent_max=settings.limits.launches_concurrent_max,
+            look_ahead=settings.limits.queue_look_ahead,
+        ),
+        clock=parts.clock,
+        wakes=parts.wakes,
+    )
+
+
+def _identity_of(parts: Parts) -> EnsureIdentity:
+    chosen = parts.settings.backend
+
+    async def ensure() -> tuple[str, tuple[str, ...]]:
+        identity = await parts.backend.identity.ensure()
+        return (
+            chosen.instance_profile or identity.instance_profile,
+            chosen.security_group_ids or (identity.security_group_id,),
+        )
+
+    return ensure
+
+
+def _machines(parts: Parts, inbox: Inbox) -> Machines:
+    loops = parts.settings.loops
+    reaper = Reaper(
+        parts.database,
+        compute=parts.backend.compute,
+        backend=parts.settings.backend.name,
+        clock=parts.clock,
+    )
+
+    async def note_first_pass(_: Snapshot) -> None:
+        parts.vitals.first_pass_done = True
+
+    return Machines(
+        parts.database,
+        compute=parts.backend.compute,
+        bucket=parts.backend.bucket,
+        drain_inbox=inbox.drain,
+        snapshot_readers=(note_first_pass, reaper.reap),
+        heartbeats=parts.heartbeats,
+        limits=parts.settings.limits.for_decisions(),
+        pace=MachinePace(
+            busy_s=loops.machines_s, idle_s=loops.idle_sweep_s, heartbeats_s=loops.heartbeats_s
+        ),
+        clock=parts.clock,
+        wakes=parts.wakes,
+    )
+
+
+def _inbox(parts: Parts) -> Inbox:
+    loops = parts.settings.loops
+    return Inbox(
+        parts.database,
+        bucket=parts.backend.bucket,
+        heartbeats=parts.heartbeats,
+        clock=parts.clock,
+        wakes=parts.wakes,
+        interval_s=loops.inbox_s,
+        heartbeats_s=loops.heartbeats_s,
+        idle_s=loops.idle_sweep_s,
+    )
+
+
+def _logs(parts: Parts) -> Logs:
+    loops = parts.settings.loops
+    return Logs(
+        parts.database,
+        source=parts.backend.logs,
+        files=parts.files,
+        clock=parts.clock,
+        wakes=parts.wakes,
+        interval_s=loops.logs_s,
+        idle_s=loops.idle_sweep_s,
+    )
+
+
+def _retention(parts: Parts) -> Retention:
+    return Retention(
+        parts.database,
+        bucket=parts.backend.bucket,
+        files=parts.files,
+        clock=parts.clock,
+        interval_s=parts.settings.loops.retention_s,
+        job_logs_days=parts.settings.retention.job_logs_days,
+    )
+
+
+def _api_calls(recorder: CallRecorder) -> list[ApiCalls]:
+    return [
+        ApiCalls(
+            service=name.partition(":")[0],
+            operation=name.partition(":")[2],
+            calls=stats.attempts,
+            errors=tuple(stats.failures.items()),
+            seconds_total=stats.seconds_total,
+            last_success_at_ms=stats.last_ok_at_ms,
+            last_error_at_ms=stats.last_trouble_at_ms,
+            last_error_code=stats.last_trouble_code,
+        )
+        for name, stats in sorted(recorder.stats.items())
+    ]
+
+
+async def _serve_http(parts: Parts, *, task_status: TaskStatus[None]) -> None:
+    context = HttpContext(
+        database=parts.database,
+        vitals=parts.vitals,
+        api_calls=lambda: _api_calls(parts.backend.recorder),
+        log_files=parts.files,
+        bucket=parts.backend.bucket,
+        clock=parts.clock,
+        version=__version__,
+    )
+    await serve(
+        context,
+        listen=parts.settings.http.listen,
+        socket_path=parts.settings.socket,
+        task_status=task_status,
+    )

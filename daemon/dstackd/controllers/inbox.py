@@ -1,0 +1,122 @@
+"""What machines report, from the bucket into the table. Law: LIST only; a key is deleted after its event is committed.
+
+Heartbeats are listed here too, into memory: their age is all that matters.
+"""
+
+from __future__ import annotations
+
+import anyio
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dstackd import protocol
+from dstackd.ports import Bucket, Clock, ObjectHead
+from dstackd.protocol import InboxEvent
+from dstackd.store import inbox as store
+from dstackd.store import machines as machine_store
+from dstackd.store.engine import Database
+from dstackd.wake import Heartbeats, Wakes
+
+log = structlog.get_logger(__name__)
+
+FOREIGN_KEPT_MS = 24 * 3600 * 1000
+"""An event that no attempt of ours claims may belong to another installation on the same bucket: it stays a day."""
+
+
+class Inbox:
+    """Reads `inbox/` often and `heartbeats/` now and then, while machines live."""
+
+    name = "inbox"
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        bucket: Bucket,
+        heartbeats: Heartbeats,
+        clock: Clock,
+        wakes: Wakes,
+        interval_s: float,
+        heartbeats_s: float,
+        idle_s: float,
+    ) -> None:
+        self._database = database
+        self._bucket = bucket
+        self._heartbeats = heartbeats
+        self._clock = clock
+        self._wakes = wakes
+        self._busy_s = interval_s
+        self._heartbeats_s = heartbeats_s
+        self._heartbeats_read_s: float | None = None
+        self._draining = anyio.Lock()
+        self.interval_s = idle_s
+
+    async def step(self) -> float:
+        """One look at the bucket, if a machine of ours may exist."""
+        if not await self._database.read(machine_store.anything_live):
+            return self.interval_s
+        await self.drain()
+        await self._read_heartbeats()
+        return self._busy_s
+
+    async def drain(self) -> None:
+        """Record every event that lies in the inbox now. Raises CloudError when the bucket does not answer."""
+        if not await self._database.read(machine_store.anything_live):
+            return
+        async with self._draining:
+            heads = await self._bucket.list(protocol.INBOX_PREFIX)
+            events = [
+                (event, head)
+                for head in heads
+                if (event := protocol.decode_inbox_key(head.key)) is not None
+            ]
+            if events:
+                await self._record(
+                    sorted(events, key=lambda pair: (pair[0].instance_id, pair[0].seq))
+                )
+
+    async def _record(self, events: list[tuple[InboxEvent, ObjectHead]]) -> None:
+        now_ms = self._clock.now_ms()
+
+        async def work(connection: AsyncConnection) -> list[store.Receipt]:
+            return [
+                await store.record(connection, event, at_ms=head.modified_at_ms, now_ms=now_ms)
+                for event, head in events
+            ]
+
+        receipts = await self._database.write(work)
+        done: list[str] = []
+        for (event, head), receipt in zip(events, receipts, strict=True):
+            if receipt is store.Receipt.RECORDED:
+                done.append(head.key)
+                log.info(
+                    "machine_reported",
+                    job_id=event.job_id,
+                    attempt=event.attempt,
+                    instance_id=event.instance_id,
+                    event_kind=event.kind,
+                    fields=event.fields,
+                )
+            elif (
+                receipt is store.Receipt.FOREIGN and now_ms - head.modified_at_ms > FOREIGN_KEPT_MS
+            ):
+                done.append(head.key)
+        if store.Receipt.RECORDED in receipts:
+            self._wakes.machines.ring()
+            self._wakes.logs.ring()
+        if done:
+            await self._bucket.delete(done)
+
+    async def _read_heartbeats(self) -> None:
+        now_s = self._clock.monotonic_s()
+        if (
+            self._heartbeats_read_s is not None
+            and now_s - self._heartbeats_read_s < self._heartbeats_s
+        ):
+            return
+        heads = await self._bucket.list(protocol.HEARTBEAT_PREFIX)
+        self._heartbeats_read_s = now_s
+        self._heartbeats.read_at_ms = self._clock.now_ms()
+        self._heartbeats.at_ms = {
+            head.key.removeprefix(protocol.HEARTBEAT_PREFIX): head.modified_at_ms for head in heads
+        }

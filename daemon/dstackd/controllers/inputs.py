@@ -1,0 +1,112 @@
+"""Input folders of the control host, packed and uploaded before the launch. Law: content-addressed, so uploaded once; no intent
+is committed before every input of the job is in the bucket.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import anyio.to_thread
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dstackd import protocol
+from dstackd.core.job import Job
+from dstackd.core.phase import Phase, Reason
+from dstackd.errors import StaleRow
+from dstackd.packing import Packed, UnreadableInput, check_allowed, pack
+from dstackd.ports import Bucket, Clock
+from dstackd.store import jobs as store
+from dstackd.store.engine import Database
+from dstackd.wake import Wakes
+
+log = structlog.get_logger(__name__)
+
+
+class Inputs:
+    """Stages the inputs of queued jobs, one job at a time."""
+
+    name = "inputs"
+    interval_s = 15.0
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        bucket: Bucket,
+        allowed_roots: tuple[Path, ...],
+        clock: Clock,
+        wakes: Wakes,
+    ) -> None:
+        self._database = database
+        self._bucket = bucket
+        self._allowed_roots = allowed_roots
+        self._clock = clock
+        self._wakes = wakes
+
+    async def step(self) -> float:
+        """Stage every queued job that lacks inputs."""
+        for job in await self._database.read(store.jobs_to_stage):
+            if not job.cancel_requested:
+                await self._stage(job)
+        return self.interval_s
+
+    async def _stage(self, job: Job) -> None:
+        try:
+            digests = [await self._upload(source.source) for source in job.spec.inputs]
+        except UnreadableInput as error:
+            await self._save(
+                job, phase=Phase.FAILED, reason=Reason.INPUT_UNREADABLE, message=f"inputs: {error}"
+            )
+            self._wakes.intake.ring()
+            return
+        await self._save(
+            job, reason=Reason.ACCEPTED, message="inputs are in the bucket", digests=digests
+        )
+        log.info("inputs_staged", job_id=job.id, digests=digests)
+        self._wakes.launches.ring()
+
+    async def _upload(self, source: str) -> str:
+        with tempfile.TemporaryDirectory(prefix="dstackd-input-") as folder:
+            packed = await anyio.to_thread.run_sync(self._pack, source, Path(folder) / "input.tar")
+            key = protocol.input_key(packed.sha256)
+            if not await self._bucket.exists(key):
+                await self._bucket.put_file(key, packed.path)
+            return packed.sha256
+
+    def _pack(self, source: str, target: Path) -> Packed:
+        return pack(check_allowed(source, self._allowed_roots), target)
+
+    async def _save(
+        self,
+        job: Job,
+        *,
+        reason: Reason,
+        message: str,
+        phase: Phase | None = None,
+        digests: list[str] | None = None,
+    ) -> None:
+        now_ms = self._clock.now_ms()
+        move = store.Move(
+            job.id,
+            job.version,
+            Phase.QUEUED,
+            now_ms,
+            phase=phase,
+            reason=reason,
+            message=message,
+            next_visit_at_ms=now_ms,
+        )
+
+        async def work(connection: AsyncConnection) -> None:
+            if digests is None:
+                await store.save_move(connection, move)
+            else:
+                await store.save_move(connection, move, inputs_digest=json.dumps(digests))
+
+        try:
+            await self._database.write(work)
+        except StaleRow:
+            return

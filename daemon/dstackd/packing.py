@@ -1,0 +1,98 @@
+"""Folders of the control host as tars. Law: equal contents give equal bytes, whoever packs them and when.
+
+Regular files, folders and symlinks that stay inside; owners, times and all modes but the executable bit are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+SINGLE_NAME_MODE = 0o644
+
+
+class UnreadableInput(Exception):
+    """The input cannot be packed; the text says which path and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A finished tar."""
+
+    path: Path
+    sha256: str
+    size_bytes: int
+
+
+def check_allowed(source: str, allowed_roots: tuple[Path, ...]) -> Path:
+    """The real path of an input. Raises UnreadableInput when it lies outside every allowed root."""
+    path = Path(source)
+    if not path.is_absolute():
+        message = f"{source}: give an absolute path of the control host"
+        raise UnreadableInput(message)
+    real = path.resolve()
+    if not any(real.is_relative_to(root.resolve()) for root in allowed_roots):
+        message = (
+            f"{source}: not below a folder of [inputs] allowed_roots in the daemon's configuration"
+        )
+        raise UnreadableInput(message)
+    if not real.exists():
+        message = f"{source}: does not exist on the control host"
+        raise UnreadableInput(message)
+    return real
+
+
+def pack(source: Path, target: Path) -> Packed:
+    """Write the tar of `source` (a folder's contents, or one file under its name) to `target`."""
+    try:
+        with (
+            target.open("wb") as file,
+            tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar,
+        ):
+            for path, name in _entries(source):
+                _add(tar, path, name)
+    except OSError as error:
+        message = f"{error.filename or source}: {error.strerror or error}"
+        raise UnreadableInput(message) from error
+    with target.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Packed(target, digest, target.stat().st_size)
+
+
+def _entries(source: Path) -> Iterator[tuple[Path, str]]:
+    if not source.is_dir():
+        yield source, source.name
+        return
+    for folder, folders, names in os.walk(source):
+        folders.sort()
+        here = Path(folder)
+        for name in sorted(names) + [sub for sub in folders if (here / sub).is_symlink()]:
+            yield here / name, (here / name).relative_to(source).as_posix()
+        for name in folders:
+            if not (here / name).is_symlink():
+                yield here / name, (here / name).relative_to(source).as_posix()
+
+
+def _add(tar: tarfile.TarFile, path: Path, name: str) -> None:
+    entry = tarfile.TarInfo(name)
+    if path.is_symlink():
+        entry.type, entry.linkname = tarfile.SYMTYPE, str(path.readlink())
+        tar.addfile(entry)
+    elif path.is_dir():
+        entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+        tar.addfile(entry)
+    elif path.is_file():
+        executable = path.stat().st_mode & 0o100
+        entry.mode = 0o755 if executable else SINGLE_NAME_MODE
+        with path.open("rb") as file:
+            _add_bytes(tar, entry, file)
+
+
+def _add_bytes(tar: tarfile.TarFile, entry: tarfile.TarInfo, file: io.BufferedReader) -> None:
+    entry.size = os.fstat(file.fileno()).st_size
+    tar.addfile(entry, file)
