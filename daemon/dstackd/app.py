@@ -33,7 +33,7 @@ from dstackd.controllers.retention import Retention
 from dstackd.core.instance import Snapshot
 from dstackd.errors import ConfigError
 from dstackd.http.context import HttpContext
-from dstackd.http.server import serve
+from dstackd.http.server import Listening, serve
 from dstackd.log_files import LogFiles
 from dstackd.ports import Clock
 from dstackd.sd_notify import notify
@@ -78,7 +78,7 @@ async def run_daemon(settings: Settings) -> None:
 
 async def _serve(parts: Parts) -> None:
     async with anyio.create_task_group() as group:
-        await group.start(_serve_http, parts)
+        await group.start(_serve_http, parts)  # the addresses are ours before anything else begins
         group.start_soon(_watch_commits, parts)
         group.start_soon(_run_loops, parts)
         log.info(
@@ -363,7 +363,7 @@ def _api_calls(recorder: CallRecorder) -> list[ApiCalls]:
     ]
 
 
-async def _serve_http(parts: Parts, *, task_status: TaskStatus[None]) -> None:
+async def _serve_http(parts: Parts, *, task_status: TaskStatus[Listening]) -> None:
     context = HttpContext(
         database=parts.database,
         vitals=parts.vitals,

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from dstackd.core.launching import Block, block_keys
-from dstackd.core.offering import Offering
+from dstackd.core.offering import Offering, quota_class
 from dstackd.core.phase import Reason
 from dstackd.core.waiting import Refusal
 from dstackd.errors import BlockScope, CapacityShortage, CloudError, InvalidRequest
@@ -19,9 +19,10 @@ SHOWN_MAX = 3
 
 _POSITION = {
     BlockScope.OFFERING: 0,
-    BlockScope.SUBNET: 1,
-    BlockScope.MARKET: 2,
-    BlockScope.REGION: 3,
+    BlockScope.QUOTA: 1,
+    BlockScope.SUBNET: 2,
+    BlockScope.MARKET: 3,
+    BlockScope.REGION: 4,
 }
 
 
@@ -94,10 +95,11 @@ class MarketBlocks:
         return Refusal(reason, "; ".join(shown) + more, until_ms)
 
 
-def _keys(asked: Asked) -> tuple[str, str, str, str]:
+def _keys(asked: Asked) -> tuple[str, str, str, str, str]:
     place = asked.subnet_id or asked.zone
     return (
         f"offering:{asked.instance_type}/{place}/{asked.market}",
+        f"quota:{asked.market}/{quota_class(asked.instance_type)}",
         f"subnet:{asked.subnet_id}",
         f"market:{asked.market}",
         "region:",

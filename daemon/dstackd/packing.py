@@ -59,8 +59,8 @@ def pack(source: Path, target: Path) -> Packed:
     except OSError as error:
         message = f"{error.filename or source}: {error.strerror or error}"
         raise UnreadableInput(message) from error
-    with target.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with target.open("rb") as packed:
+        digest = hashlib.file_digest(packed, "sha256").hexdigest()
     return Packed(target, digest, target.stat().st_size)
 
 

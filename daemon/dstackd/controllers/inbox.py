@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import anyio
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd import protocol
 from dstackd.ports import Bucket, Clock, ObjectHead
 from dstackd.protocol import InboxEvent
 from dstackd.store import inbox as store
 from dstackd.store import machines as machine_store
-from dstackd.store.engine import Database
+from dstackd.store.engine import Connection, Database
 from dstackd.wake import Heartbeats, Wakes
 
 log = structlog.get_logger(__name__)
@@ -78,7 +77,7 @@ class Inbox:
     async def _record(self, events: list[tuple[InboxEvent, ObjectHead]]) -> None:
         now_ms = self._clock.now_ms()
 
-        async def work(connection: AsyncConnection) -> list[store.Receipt]:
+        async def work(connection: Connection) -> list[store.Receipt]:
             return [
                 await store.record(connection, event, at_ms=head.modified_at_ms, now_ms=now_ms)
                 for event, head in events

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import anyio.to_thread
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd import protocol
 from dstackd.core.job import Job
@@ -19,7 +18,7 @@ from dstackd.errors import StaleRow
 from dstackd.packing import Packed, UnreadableInput, check_allowed, pack
 from dstackd.ports import Bucket, Clock
 from dstackd.store import jobs as store
-from dstackd.store.engine import Database
+from dstackd.store.engine import Connection, Database
 from dstackd.wake import Wakes
 
 log = structlog.get_logger(__name__)
@@ -100,7 +99,7 @@ class Inputs:
             next_visit_at_ms=now_ms,
         )
 
-        async def work(connection: AsyncConnection) -> None:
+        async def work(connection: Connection) -> None:
             if digests is None:
                 await store.save_move(connection, move)
             else:

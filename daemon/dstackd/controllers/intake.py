@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd.core.array import decide_array
 from dstackd.core.phase import Phase, Reason
@@ -21,7 +20,7 @@ from dstackd.spec.errors import SpecError
 from dstackd.spec.model import JobSpec
 from dstackd.spec.parse import parse_spec_json
 from dstackd.store import jobs as store
-from dstackd.store.engine import Database
+from dstackd.store.engine import Connection, Database
 from dstackd.wake import Wakes
 
 log = structlog.get_logger(__name__)
@@ -55,7 +54,7 @@ class Intake:
         return self.interval_s
 
     async def _take_in(self) -> bool:
-        async def read(connection: AsyncConnection) -> list[store.Submission]:
+        async def read(connection: Connection) -> list[store.Submission]:
             return await store.submissions(connection, count_max=PASS_MAX)
 
         submissions = await self._database.read(read)
@@ -63,7 +62,7 @@ class Intake:
             return False
         judged = [(submission, self._judge(submission)) for submission in submissions]
 
-        async def work(connection: AsyncConnection) -> None:
+        async def work(connection: Connection) -> None:
             for submission, verdict in judged:
                 await self._save(connection, submission, verdict)
 
@@ -88,7 +87,7 @@ class Intake:
 
     async def _save(
         self,
-        connection: AsyncConnection,
+        connection: Connection,
         submission: store.Submission,
         verdict: JobSpec | SpecError,
     ) -> None:
@@ -118,7 +117,7 @@ class Intake:
             await store.save_move(connection, move, name=name)
 
     async def _expand(
-        self, connection: AsyncConnection, move: store.Move, spec: JobSpec, count: int
+        self, connection: Connection, move: store.Move, spec: JobSpec, count: int
     ) -> None:
         element = json.dumps(to_json(replace(spec, array=None)))
         await store.add_array_elements(
@@ -138,7 +137,7 @@ class Intake:
             if decision.cancel:
 
                 async def cancel(
-                    connection: AsyncConnection, job_ids: tuple[str, ...] = decision.cancel
+                    connection: Connection, job_ids: tuple[str, ...] = decision.cancel
                 ) -> None:
                     await store.request_cancel(connection, job_ids)
 
@@ -158,7 +157,7 @@ class Intake:
             )
 
             async def finish(
-                connection: AsyncConnection,
+                connection: Connection,
                 move: store.Move = move,
                 exit_code: int | None = decision.exit_code,
             ) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import anyio
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd import protocol
 from dstackd.catalogue import Catalogue
@@ -36,7 +35,7 @@ from dstackd.market import MarketBlocks
 from dstackd.ports import Bucket, Clock, Compute
 from dstackd.store import jobs as job_store
 from dstackd.store import launches as store
-from dstackd.store.engine import Database
+from dstackd.store.engine import Connection, Database
 from dstackd.wake import Wakes
 
 log = structlog.get_logger(__name__)
@@ -99,7 +98,7 @@ class Launches:
     async def _commit_intents(self) -> list[store.Launch]:
         now_ms = self._clock.now_ms()
 
-        async def read(connection: AsyncConnection) -> list[Job]:
+        async def read(connection: Connection) -> list[Job]:
             return await job_store.queued_jobs(
                 connection, due_at_ms=now_ms, count_max=self._bounds.look_ahead
             )
@@ -159,7 +158,7 @@ class Launches:
         document = document_for(request.launch_id, batch, terms)
         members = [store.Member(job.id, job.version, job.attempt + 1) for job in batch]
 
-        async def work(connection: AsyncConnection) -> None:
+        async def work(connection: Connection) -> None:
             await store.commit_intent(
                 connection,
                 backend=terms.backend,
@@ -196,7 +195,7 @@ class Launches:
             return
         now_ms = self._clock.now_ms()
 
-        async def work(connection: AsyncConnection) -> None:
+        async def work(connection: Connection) -> None:
             await store.save_answer(connection, launch, launched, now_ms=now_ms)
 
         await self._database.write(work)
@@ -242,7 +241,7 @@ class Launches:
             self._blocks.add_refusal(error, block_s=REFUSED_BLOCK_S, now_ms=now_ms)
         log.warning("launch_refused", launch=launch.id, code=error.code, problem=error.message)
 
-        async def work(connection: AsyncConnection) -> None:
+        async def work(connection: Connection) -> None:
             await store.save_failure(
                 connection,
                 launch,
@@ -264,7 +263,7 @@ class Launches:
         now_ms = self._clock.now_ms()
         next_ms = job_store.FAR_MS if wait.retry_s is None else now_ms + int(wait.retry_s * 1000)
 
-        async def work(connection: AsyncConnection) -> None:
+        async def work(connection: Connection) -> None:
             if wait.phase is None and (wait.reason, wait.message) == (job.reason, job.message):
                 await job_store.visit_later(
                     connection, job.id, job.version, next_visit_at_ms=next_ms

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd import protocol
 from dstackd.core.log_assembly import LogAssembly
 from dstackd.log_files import LogFiles
 from dstackd.ports import Clock, LogEvent, LogSource
 from dstackd.store import logs as store
-from dstackd.store.engine import Database
+from dstackd.store.engine import Connection, Database
 from dstackd.wake import Wakes
 
 log = structlog.get_logger(__name__)
@@ -67,7 +66,7 @@ class Logs:
         """One sweep, if an attempt may still write."""
         now_ms = self._clock.now_ms()
 
-        async def read(connection: AsyncConnection) -> list[store.WantedLog]:
+        async def read(connection: Connection) -> list[store.WantedLog]:
             return await store.wanted_logs(connection, ended_after_ms=now_ms - int(LATE_S * 1000))
 
         wanted = {(log.job_id, log.attempt): log for log in await self._database.read(read)}
@@ -150,7 +149,7 @@ class Logs:
         if not due:
             return
 
-        async def work(connection: AsyncConnection) -> None:
+        async def work(connection: Connection) -> None:
             for (job_id, attempt), seen in due:
                 await store.save_seen(connection, job_id=job_id, attempt=attempt, lines_seen=seen)
 

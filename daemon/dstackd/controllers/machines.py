@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd import protocol
 from dstackd.core.action import RequestStop, Terminate
@@ -19,16 +18,18 @@ from dstackd.core.instance import Snapshot
 from dstackd.core.job import Attempt, Job
 from dstackd.core.limits import Limits
 from dstackd.core.observe import VISIBILITY_GRACE_MS, observe
-from dstackd.core.phase import TERMINAL, Phase
-from dstackd.errors import CloudError, StaleRow
+from dstackd.core.phase import TERMINAL, Outcome, Phase, Reason
+from dstackd.errors import CloudError, StaleRow, StoreBusy
 from dstackd.ports import Bucket, Clock, Compute
 from dstackd.store import inbox as inbox_store
 from dstackd.store import jobs as job_store
 from dstackd.store import machines as store
-from dstackd.store.engine import Database
+from dstackd.store.engine import Connection, Database
 from dstackd.wake import Heartbeats, Wakes
 
 log = structlog.get_logger(__name__)
+
+POISON_MAX = 5
 
 SnapshotReader = Callable[[Snapshot], Awaitable[None]]
 
@@ -73,6 +74,7 @@ class Machines:
         self._wakes = wakes
         self._snapshot: Snapshot | None = None
         self._swept_at_s: float | None = None
+        self._poison: dict[str, int] = {}
         self.interval_s = pace.idle_s
 
     async def step(self) -> float:
@@ -128,7 +130,7 @@ class Machines:
         if not changed and not absent:
             return
 
-        async def work(connection: AsyncConnection) -> None:
+        async def work(connection: Connection) -> None:
             await store.save_states(connection, changed, now_ms=now_ms)
             await store.save_absent(connection, absent, now_ms=now_ms)
 
@@ -137,7 +139,7 @@ class Machines:
     async def _reconcile(self, *, everything: bool) -> None:
         due_at_ms = None if everything else self._clock.now_ms()
 
-        async def read(connection: AsyncConnection) -> list[tuple[Job, Attempt]]:
+        async def read(connection: Connection) -> list[tuple[Job, Attempt]]:
             return await job_store.jobs_with_machines(connection, due_at_ms=due_at_ms)
 
         to_terminate: list[Attempt] = []
@@ -150,7 +152,29 @@ class Machines:
                 CloudError
             ) as error:  # a stop request that did not get through: the next pass asks again
                 log.warning("stop_not_delivered", job_id=job.id, code=error.code)
+            except StoreBusy:
+                raise
+            except (
+                Exception
+            ):  # the one place where a bug in one job's path must not stop the others
+                log.exception("job_poisoned", job_id=job.id, phase=job.phase)
+                to_terminate += await self._give_up_on_poison(job, attempt)
+            else:
+                self._poison.pop(job.id, None)
         await self._terminate(to_terminate)
+
+    async def _give_up_on_poison(self, job: Job, attempt: Attempt) -> list[Attempt]:
+        """After POISON_MAX failed passes in a row the machine goes: a bug of ours must not cost money for ever."""
+        self._poison[job.id] = self._poison.get(job.id, 0) + 1
+        if self._poison[job.id] < POISON_MAX:
+            return []
+        if job.phase is not Phase.TERMINATING:
+            message = f"internal error, {POISON_MAX} passes in a row; see the daemon's log"
+            decision = Decision(
+                Phase.TERMINATING, Reason.INTERNAL_ERROR, message, outcome=Outcome.LOST
+            )
+            await self._save(job, attempt, decision, now_ms=self._clock.now_ms())
+        return [attempt]
 
     async def _reconcile_job(self, job: Job, attempt: Attempt) -> list[Attempt]:
         """Decide and save one job; returns its attempt if its machine is to be terminated."""
@@ -174,7 +198,7 @@ class Machines:
         return terminate
 
     async def _save(self, job: Job, attempt: Attempt, decision: Decision, *, now_ms: int) -> None:
-        async def work(connection: AsyncConnection) -> None:
+        async def work(connection: Connection) -> None:
             if decision.phase is None:
                 await job_store.visit_later(
                     connection, job.id, job.version, next_visit_at_ms=job_store.FAR_MS
@@ -205,7 +229,7 @@ class Machines:
 
     async def _save_move(
         self,
-        connection: AsyncConnection,
+        connection: Connection,
         job: Job,
         attempt: Attempt,
         decision: Decision,
@@ -251,7 +275,7 @@ class Machines:
     async def _mark(self, attempts: Sequence[Attempt], column: str) -> None:
         now_ms = self._clock.now_ms()
 
-        async def work(connection: AsyncConnection) -> None:
+        async def work(connection: Connection) -> None:
             for attempt in attempts:
                 await inbox_store.mark_requested(
                     connection,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd.core.instance import Instance, Snapshot
 from dstackd.core.orphan import find_orphans
 from dstackd.ports import Clock, Compute
 from dstackd.store import machines as store
-from dstackd.store.engine import Database
+from dstackd.store.engine import Connection, Database
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +46,7 @@ class Reaper:
     async def _note(self, orphans: list[Instance]) -> None:
         now_ms = self._clock.now_ms()
 
-        async def work(connection: AsyncConnection) -> None:
+        async def work(connection: Connection) -> None:
             for orphan in orphans:
                 await store.adopt_orphan(connection, orphan, backend=self._backend, now_ms=now_ms)
 

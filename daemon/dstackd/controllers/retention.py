@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import anyio.to_thread
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd import protocol
 from dstackd.log_files import LogFiles
 from dstackd.ports import Bucket, Clock
 from dstackd.store import retention as store
-from dstackd.store.engine import Database
+from dstackd.store.engine import Connection, Database
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +46,7 @@ class Retention:
         """Remove documents, control objects and heartbeats of what ended since the last pass, and old log files."""
         now_ms = self._clock.now_ms()
 
-        async def read(connection: AsyncConnection) -> store.Leftovers:
+        async def read(connection: Connection) -> store.Leftovers:
             return await store.leftovers(connection, since_ms=self._cleaned_until_ms)
 
         leftovers = await self._database.read(read)
@@ -64,7 +63,7 @@ class Retention:
     async def _remove_old_logs(self, now_ms: int) -> None:
         before_ms = now_ms - self._job_logs_days * _DAY_MS
 
-        async def read(connection: AsyncConnection) -> list[str]:
+        async def read(connection: Connection) -> list[str]:
             return await store.jobs_finished_before(connection, before_ms=before_ms)
 
         kept = await anyio.to_thread.run_sync(self._files.job_ids)

@@ -32,6 +32,8 @@ class Job:
     phase_since_ms: int
     array_index: int | None = None
     next_visit_at_ms: int = 0
+    spec_problem: str = ""
+    """Why this version cannot read the accepted spec; `spec` is then a stand-in that runs nothing."""
     message: str = ""
     """The last reason in words; what a queued job waits for."""
     inputs_digest: tuple[str, ...] = ()

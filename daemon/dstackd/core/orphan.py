@@ -15,7 +15,11 @@ _COSTS_MONEY = frozenset(
 
 
 def find_orphans(
-    snapshot: Snapshot, *, needed_ids: AbstractSet[str], open_launch_ids: AbstractSet[str], now_ms: int
+    snapshot: Snapshot,
+    *,
+    needed_ids: AbstractSet[str],
+    open_launch_ids: AbstractSet[str],
+    now_ms: int,
 ) -> tuple[Instance, ...]:
     """Machines in `snapshot` without a live attempt.
 

@@ -32,6 +32,10 @@ def decide_queued(job: Job, *, now_ms: int) -> Wait | None:
     """What keeps a queued job from being launched, before any offering is looked at; None: nothing does."""
     if job.cancel_requested:
         return Wait(Phase.CANCELLED, Reason.CANCEL_REQUESTED, "cancelled while waiting")
+    if job.spec_problem:
+        return Wait(
+            Phase.FAILED, Reason.BAD_SPEC, f"accepted, but not readable now: {job.spec_problem}"
+        )
     if job.spec.inputs and len(job.inputs_digest) < len(job.spec.inputs):
         message = f"uploading {len(job.spec.inputs)} input(s) to the bucket"
         return Wait(None, Reason.STAGING_INPUTS, message)

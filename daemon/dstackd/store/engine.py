@@ -10,7 +10,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import anyio
 from sqlalchemy import event
@@ -23,6 +23,9 @@ from dstackd.errors import ConfigError, StoreBusy
 from dstackd.ports import Clock
 
 T = TypeVar("T")
+
+Connection: TypeAlias = AsyncConnection
+"""What a transaction's work is given; only the store looks inside."""
 
 WRITE_WAIT_S = 30.0
 """How long a write keeps trying while other processes hold the lock."""

@@ -14,6 +14,8 @@ from dstackd.core.instance import Market
 from dstackd.core.job import Attempt, Job
 from dstackd.core.phase import TERMINAL, TRANSITIONS, Outcome, Phase, Reason
 from dstackd.errors import StaleRow, require
+from dstackd.spec.errors import SpecError
+from dstackd.spec.model import JobSpec
 from dstackd.spec.parse import parse_spec_json
 from dstackd.store.tables import ATTEMPT, EVENT, JOB
 
@@ -263,11 +265,21 @@ async def request_cancel(connection: AsyncConnection, job_ids: Sequence[str]) ->
 
 
 def job_of(row: Row[Any]) -> Job:
-    """The frozen, parsed form of a `job` row."""
+    """The frozen, parsed form of a `job` row.
+
+    A spec that this version cannot read (an older one accepted it, or somebody wrote around the triggers) must not
+    stop the other rows of the pass: it is told in `spec_problem`.
+    """
+    spec_problem = ""
+    try:
+        spec = parse_spec_json(row.spec)
+    except SpecError as error:
+        spec, spec_problem = JobSpec(commands=()), str(error)
     return Job(
         id=row.id,
         seq=row.seq,
-        spec=parse_spec_json(row.spec),
+        spec=spec,
+        spec_problem=spec_problem,
         phase=Phase(row.phase),
         reason=None if row.reason is None else Reason(row.reason),
         version=row.version,

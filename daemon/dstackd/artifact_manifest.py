@@ -1,0 +1,85 @@
+"""The sealed list of one attempt's artifacts: what the machine writes once, last, and all read.
+
+Law: standard library and `dstackd.protocol` only, Python 3.9 syntax (it travels inside the runner
+zipapp), no I/O. It lies in the bucket at `protocol.manifest_key(job_id, attempt)`, each file at
+`protocol.artifact_key(job_id, attempt, path)`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+from dstackd import protocol
+
+VERSION = 1
+
+COMPLETE = "complete"
+"""Every regular file below the declared paths is there."""
+PARTIAL = "partial"
+"""The attempt was interrupted, or a file could not be stored."""
+FAILED = "failed"
+"""There is no manifest; only an inbox event says so, never a manifest."""
+
+
+class ManifestError(ValueError):
+    """The object is not a manifest that this reader can use."""
+
+
+@dataclass(frozen=True)
+class ManifestFile:
+    """One stored file. `path` is relative to the job's folder, with `/`; `mode` is the
+    permission bits.
+    """
+
+    path: str
+    size: int
+    sha256: str
+    mode: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One attempt's artifacts; `files` is sorted by path."""
+
+    job_id: str
+    attempt: int
+    verdict: str
+    files: tuple[ManifestFile, ...]
+    version: int = VERSION
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size for file in self.files)
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The object's content: canonical JSON."""
+    return protocol.canonical_json(dataclasses.asdict(manifest))
+
+
+def decode(content: bytes) -> Manifest:
+    """The manifest in an object; unknown keys are passed over. Raises ManifestError."""
+    try:
+        value = json.loads(content)
+        version = int(value["version"])
+        if version > VERSION:
+            raise ManifestError(f"version {version}; this reader knows {VERSION}")
+        return Manifest(
+            version=version,
+            job_id=str(value["job_id"]),
+            attempt=int(value["attempt"]),
+            verdict=str(value["verdict"]),
+            files=tuple(
+                ManifestFile(
+                    path=str(file["path"]),
+                    size=int(file["size"]),
+                    sha256=str(file["sha256"]),
+                    mode=int(file["mode"]),
+                )
+                for file in value["files"]
+            ),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ManifestError(f"not a manifest: {error!r}") from error

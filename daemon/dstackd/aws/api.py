@@ -1,0 +1,66 @@
+"""One AWS API, as the rest of aws/ sees it. Law: the only place where a client's method is called.
+
+Every call goes through the table of operations and comes back as an answer or a CloudError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from dstackd.aws.operations import OPERATIONS
+from dstackd.aws.translation import translating
+from dstackd.aws.untyped import Untyped
+from dstackd.errors import CloudUnavailable, require
+
+
+class Api:
+    """A client of one service, for life."""
+
+    def __init__(self, client: Untyped, *, service: str) -> None:
+        self._client = client
+        self._service = service
+        self._methods: dict[str, str] = {
+            operation: method
+            for method, operation in client.meta.method_to_api_mapping.items()
+            if (service, operation) in OPERATIONS
+        }
+
+    async def call(self, operation: str, /, **parameters: Untyped) -> dict[str, Any]:
+        """AWS's answer as botocore parses it. Raises any CloudError."""
+        name = f"{self._service}:{operation}"
+        require(operation in self._methods, f"{name} is not in the table of operations")
+        with translating(name):
+            answer: dict[str, Any] = await getattr(self._client, self._methods[operation])(
+                **parameters
+            )
+        return answer
+
+    async def pages(
+        self,
+        operation: str,
+        /,
+        *,
+        token: tuple[str, str] = ("NextToken", "NextToken"),
+        **parameters: Untyped,
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Every page, one call each. `token`: (name in the answer, name in the next request).
+
+        Only a missing token ends it: pages may be empty. A token that comes back unchanged would go on
+        for ever; it is raised as CloudUnavailable.
+        """
+        in_answer, in_request = token
+        seen = ""
+        while True:
+            page = await self.call(operation, **parameters)
+            yield page
+            following = str(page.get(in_answer) or "")
+            if not following:
+                return
+            if following == seen:
+                name = f"{self._service}:{operation}"
+                raise CloudUnavailable(
+                    "RepeatedPageToken", "the page token repeats", operation=name
+                )
+            seen = following
+            parameters[in_request] = following

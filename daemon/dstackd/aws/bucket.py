@@ -1,0 +1,111 @@
+"""S3 as `ports.Bucket`. Law: no call outside the policy, and no more than a few parts in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anyio import to_thread
+
+from dstackd.aws.api import Api
+from dstackd.aws.multipart import PART_BYTES, upload
+from dstackd.aws.translation import refusal, translating
+from dstackd.aws.untyped import Untyped
+from dstackd.errors import CloudError, NotFound
+from dstackd.ports import Bucket, ObjectHead
+
+KEYS_A_DELETE_MAX = 1000
+"""S3's limit for DeleteObjects."""
+_CHUNK_BYTES = 262_144
+
+
+class S3Bucket:
+    """One bucket. S3 has been strongly consistent for reads, writes and lists since 2020."""
+
+    def __init__(self, s3: Api, *, name: str, part_bytes: int = PART_BYTES) -> None:
+        """`part_bytes`: files up to this size go in one PUT, larger ones in parts of it (5 MiB at least)."""
+        self._s3 = s3
+        self._name = name
+        self._part_bytes = part_bytes
+
+    async def put(self, key: str, body: bytes, *, only_if_new: bool = False) -> None:
+        """See `ports.Bucket`. When an answer was lost on the way, PreconditionFailed may be due to our own write."""
+        condition = {"IfNoneMatch": "*"} if only_if_new else {}
+        await self._s3.call("PutObject", Bucket=self._name, Key=key, Body=body, **condition)
+
+    async def put_file(self, key: str, path: Path) -> None:
+        """See `ports.Bucket`."""
+        size_bytes = (await to_thread.run_sync(path.stat)).st_size
+        if size_bytes <= self._part_bytes:
+            await self.put(key, await to_thread.run_sync(path.read_bytes))
+        else:
+            await upload(
+                self._s3,
+                bucket=self._name,
+                key=key,
+                path=path,
+                size_bytes=size_bytes,
+                part_bytes=self._part_bytes,
+            )
+
+    async def exists(self, key: str) -> bool:
+        """See `ports.Bucket`."""
+        try:
+            await self._s3.call("HeadObject", Bucket=self._name, Key=key)
+        except NotFound:
+            return False
+        return True
+
+    async def get(self, key: str) -> bytes:
+        """See `ports.Bucket`."""
+        return b"".join([chunk async for chunk in self.read(key)])
+
+    async def read(self, key: str) -> AsyncIterator[bytes]:
+        """See `ports.Bucket`."""
+        answer = await self._s3.call("GetObject", Bucket=self._name, Key=key)
+        with translating("s3:GetObject"):
+            async with answer["Body"] as stream:
+                while chunk := await stream.read(_CHUNK_BYTES):
+                    yield chunk
+
+    async def list(self, prefix: str) -> tuple[ObjectHead, ...]:
+        """See `ports.Bucket`."""
+        pages = self._s3.pages(
+            "ListObjectsV2",
+            token=("NextContinuationToken", "ContinuationToken"),
+            Bucket=self._name,
+            Prefix=prefix,
+        )
+        return tuple([_head(entry) async for page in pages for entry in page.get("Contents", ())])
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """See `ports.Bucket`. Every batch is sent, then the first key that S3 refused is raised."""
+        refused: list[CloudError] = []
+        for start in range(0, len(keys), KEYS_A_DELETE_MAX):
+            batch = [{"Key": key} for key in keys[start : start + KEYS_A_DELETE_MAX]]
+            answer = await self._s3.call(
+                "DeleteObjects", Bucket=self._name, Delete={"Objects": batch, "Quiet": True}
+            )
+            refused.extend(_refusal(entry) for entry in answer.get("Errors", ()))
+        # S3 calls the deletion of a missing key a success; some doubles of it do not.
+        for error in refused:
+            if not isinstance(error, NotFound):
+                raise error
+
+
+def _head(entry: Untyped) -> ObjectHead:
+    return ObjectHead(
+        key=entry["Key"],
+        size_bytes=int(entry["Size"]),
+        modified_at_ms=int(entry["LastModified"].timestamp() * 1000),
+    )
+
+
+def _refusal(entry: Untyped) -> CloudError:
+    text = f"{entry.get('Key', '')}: {entry.get('Message', '')}"
+    return refusal(str(entry.get("Code", "")), text, operation="s3:DeleteObjects")
+
+
+if TYPE_CHECKING:
+    _: type[Bucket] = S3Bucket

@@ -1,0 +1,96 @@
+"""EC2 as `ports.Compute`. Law: one page loop, one call a launch; decides nothing about jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import anyio
+
+from dstackd.aws.access import AwsAccess
+from dstackd.aws.catalogue import Images, Places, SpotPrices
+from dstackd.aws.instances import launched, owned
+from dstackd.aws.kept import Kept
+from dstackd.aws.launch_parameters import launch_parameters
+from dstackd.aws.session import Clients
+from dstackd.aws.termination import terminate
+from dstackd.aws.type_catalogue import TypeCatalogue
+from dstackd.core.instance import Instance, Snapshot
+from dstackd.core.launching import Image, Launched, LaunchRequest
+from dstackd.core.offering import InstanceType, Subnet
+from dstackd.ports import Clock, Compute
+from dstackd.protocol import TAG_BUCKET, TAG_OWNER
+
+INSTANCES_A_PAGE = 1000
+"""EC2's maximum; `lean_parser.py` keeps such a page from stalling the loop."""
+TYPES_AGE_MAX_S = 3600.0
+
+
+class Ec2Compute:
+    """One backend's machines, told from others by the tags of bucket and owner."""
+
+    def __init__(
+        self,
+        clients: Clients,
+        access: AwsAccess,
+        *,
+        owner: str,
+        clock: Clock,
+        types_path: anyio.Path,
+    ) -> None:
+        self._ec2 = clients.ec2
+        self._ec2_launch = clients.ec2_launch
+        self._bucket = access.bucket
+        self._owner = owner
+        self._clock = clock
+        types = TypeCatalogue(clients.ec2, path=types_path, clock=clock)
+        self._types = Kept(types.read, age_max_s=TYPES_AGE_MAX_S, clock=clock)
+        self._places = Places(clients.ec2, access, clock=clock)
+        self._spot_prices = SpotPrices(clients.ec2, clock=clock)
+        self._images = Images(clients.ec2, access, clock=clock)
+
+    async def snapshot(self) -> Snapshot:
+        """See `ports.Compute`."""
+        taken_at_ms = self._clock.now_ms()
+        found: dict[str, Instance] = {}
+        pages = self._ec2.pages(
+            "DescribeInstances",
+            MaxResults=INSTANCES_A_PAGE,
+            Filters=[
+                {"Name": f"tag:{TAG_BUCKET}", "Values": [self._bucket]},
+                {"Name": f"tag:{TAG_OWNER}", "Values": [self._owner]},
+            ],
+        )
+        async for page in pages:
+            for instance in owned(page, bucket=self._bucket, owner=self._owner):
+                found[instance.instance_id] = instance
+        return Snapshot(taken_at_ms=taken_at_ms, instances=MappingProxyType(found))
+
+    async def launch(self, request: LaunchRequest) -> tuple[Launched, ...]:
+        """See `ports.Compute`."""
+        return launched(await self._ec2_launch.call("RunInstances", **launch_parameters(request)))
+
+    async def terminate(self, instance_ids: Sequence[str]) -> None:
+        """See `ports.Compute`. Unauthorized for a single machine is raised after the others were asked for."""
+        await terminate(self._ec2, instance_ids)
+
+    async def instance_types(self) -> tuple[InstanceType, ...]:
+        """See `ports.Compute`."""
+        return await self._types.get()
+
+    async def subnets(self) -> tuple[Subnet, ...]:
+        """See `ports.Compute`."""
+        return await self._places.subnets()
+
+    async def spot_prices(self, names: Sequence[str]) -> dict[tuple[str, str], float]:
+        """See `ports.Compute`."""
+        return await self._spot_prices.read(names)
+
+    async def image(self, architecture: str, *, gpu: bool) -> Image:
+        """See `ports.Compute`."""
+        return await self._images.image(architecture, gpu=gpu)
+
+
+if TYPE_CHECKING:
+    _: type[Compute] = Ec2Compute

@@ -1,0 +1,94 @@
+"""What a machine may do in AWS, and the names of what grants it. Law: pure; equal backends give equal documents.
+
+A policy cannot be changed under the daemon's own policy (no iam:CreatePolicyVersion), so its name
+carries a digest of its document: a new document becomes a new policy, attached beside the old one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from dstackd.protocol import PREFIX, job_log_group, runner_log_group
+
+POLICY_VERSION = "2012-10-17"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Whose resources the policy names. `partition`: `aws`, `aws-cn`, `aws-us-gov`."""
+
+    partition: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What the backend's own resources are called. The instance profile has the role's name."""
+
+    role: str
+    policy_prefix: str
+    security_group: str
+
+
+def names_of(bucket: str) -> Names:
+    """Names inside the resources of `iam-policy-template.json` (`{bucket_name_under_score}`)."""
+    under_score = bucket.replace("-", "_").lower()
+    return Names(
+        role=f"dstack_role_{under_score}",
+        policy_prefix=f"dstack_policy_{under_score}",
+        security_group=f"dstack_security_group_{under_score}",
+    )
+
+
+def policy_name(bucket: str, document: str) -> str:
+    """The name for exactly this document."""
+    digest = hashlib.sha256(document.encode()).hexdigest()[:8]
+    return f"{names_of(bucket).policy_prefix}_{digest}"
+
+
+def policy_arn(account: Account, name: str) -> str:
+    """The ARN of a managed policy in the account; the daemon's policy has no call to look it up."""
+    return f"arn:{account.partition}:iam::{account.id}:policy/{name}"
+
+
+def trust_document() -> str:
+    """Only EC2 machines take the role."""
+    return _document(
+        {
+            "Effect": "Allow",
+            "Principal": {"Service": "ec2.amazonaws.com"},
+            "Action": "sts:AssumeRole",
+        }
+    )
+
+
+def runner_document(account: Account, *, region: str, bucket: str) -> str:
+    """Read and write below our prefix of the bucket, write into the two log groups, nothing else."""
+    bucket_arn = f"arn:{account.partition}:s3:::{bucket}"
+    groups = f"arn:{account.partition}:logs:{region}:{account.id}:log-group:"
+    return _document(
+        {
+            "Effect": "Allow",
+            "Action": ["s3:GetObject", "s3:PutObject"],
+            "Resource": f"{bucket_arn}/{PREFIX}*",
+        },
+        {
+            "Effect": "Allow",
+            "Action": "s3:ListBucket",
+            "Resource": bucket_arn,
+            "Condition": {"StringLike": {"s3:prefix": f"{PREFIX}*"}},
+        },
+        {
+            "Effect": "Allow",
+            "Action": ["logs:CreateLogStream", "logs:PutLogEvents"],
+            "Resource": [
+                f"{groups}{group(bucket)}:*" for group in (job_log_group, runner_log_group)
+            ],
+        },
+    )
+
+
+def _document(*statements: dict[str, object]) -> str:
+    return json.dumps({"Version": POLICY_VERSION, "Statement": list(statements)}, sort_keys=True)

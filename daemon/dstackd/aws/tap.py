@@ -1,0 +1,59 @@
+"""A tap on a client's event system. Law: no call leaves that is not in the table, and each attempt is counted."""
+
+from __future__ import annotations
+
+from dstackd.aws.error_table import rule_for
+from dstackd.aws.operations import OPERATIONS
+from dstackd.aws.recorder import CallRecorder
+from dstackd.aws.translation import error_of, translate
+from dstackd.aws.untyped import Untyped
+from dstackd.errors import require
+from dstackd.ports import Clock
+
+_SENT_S = "dstackd_sent_s"
+
+
+class Tap:
+    """The hooks of one client. Botocore calls them with keywords only, and more of them with each release."""
+
+    def __init__(self, service: str, *, recorder: CallRecorder, clock: Clock) -> None:
+        self._service = service
+        self._recorder = recorder
+        self._clock = clock
+
+    def attach(self, events: Untyped) -> None:
+        """Register on the emitter of one client, for all of its operations."""
+        events.register_first("before-call", self._check)
+        events.register_first("request-created", self._sent)
+        events.register_last("response-received", self._answered)
+
+    def _check(self, *, model: Untyped, **_: Untyped) -> None:
+        known = (self._service, model.name) in OPERATIONS
+        require(known, f"{self._service}:{model.name} is not in the table of operations")
+
+    def _sent(self, *, request: Untyped, **_: Untyped) -> None:
+        request.context[_SENT_S] = self._clock.monotonic_s()
+
+    def _answered(
+        self,
+        *,
+        event_name: str,
+        context: Untyped,
+        parsed_response: Untyped,
+        exception: Exception | None,
+        **_: Untyped,
+    ) -> None:
+        operation = event_name.rpartition(".")[2]
+        name = f"{self._service}:{operation}"
+        now_s = self._clock.monotonic_s()
+        seconds = now_s - context.get(_SENT_S, now_s)
+        if exception is not None:
+            failure = translate(exception, name)
+            self._recorder.record(name, seconds=seconds, code=failure.code, error=type(failure))
+            return
+        code, message, status = error_of(parsed_response)
+        if not code:
+            self._recorder.record(name, seconds=seconds)
+            return
+        rule = rule_for(code, message=message, operation=operation, http_status=status)
+        self._recorder.record(name, seconds=seconds, code=code, error=rule.error)

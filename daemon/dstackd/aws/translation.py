@@ -1,0 +1,86 @@
+"""From botocore's exceptions to the errors of this program. Law: nothing of botocore or aiohttp leaves aws/."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import aiohttp
+import botocore.exceptions as raised  # type: ignore[import-untyped] # botocore ships no types
+import botocore.parsers  # type: ignore[import-untyped] # as above
+
+from dstackd.aws.error_table import Rule, rule_for
+from dstackd.aws.untyped import Untyped
+from dstackd.errors import (
+    BlockScope,
+    CapacityShortage,
+    CloudError,
+    CloudUnavailable,
+    InvalidRequest,
+    Unauthorized,
+)
+
+_TRANSPORT = (
+    raised.ConnectionError,
+    raised.HTTPClientError,  # the base of every timeout and closed connection
+    raised.ResponseStreamingError,
+    botocore.parsers.ResponseParserError,  # a proxy's page instead of an answer
+    aiohttp.ClientError,
+    OSError,  # includes TimeoutError
+)
+_NO_CREDENTIALS = (
+    raised.NoCredentialsError,
+    raised.PartialCredentialsError,
+    raised.CredentialRetrievalError,
+)
+_ERRORS = (raised.ClientError, raised.BotoCoreError, *_TRANSPORT)
+
+
+@contextmanager
+def translating(operation: str) -> Iterator[None]:
+    """Raise a CloudError in place of whatever botocore raises inside. `operation`: `ec2:RunInstances`."""
+    try:
+        yield
+    except _ERRORS as error:
+        raise translate(error, operation) from error
+
+
+def translate(error: Exception, operation: str) -> CloudError:
+    """The CloudError that says what to do next."""
+    if isinstance(error, raised.ClientError):
+        code, message, status = error_of(error.response)
+        return refusal(code, message, operation=operation, http_status=status)
+    name = type(error).__name__
+    if isinstance(error, _NO_CREDENTIALS):
+        advice = "give the backend an access key, or this host an instance role"
+        return Unauthorized(name, str(error), operation=operation, advice=advice)
+    if isinstance(error, _TRANSPORT):
+        return CloudUnavailable(name, str(error), operation=operation)
+    return InvalidRequest(name, str(error), operation=operation)
+
+
+def refusal(code: str, message: str, *, operation: str, http_status: int = 0) -> CloudError:
+    """The CloudError for an error code of AWS."""
+    bare_operation = operation.rpartition(":")[2]
+    rule = rule_for(code, message=message, operation=bare_operation, http_status=http_status)
+    return _raised_by(rule, code, message, operation)
+
+
+def _raised_by(rule: Rule, code: str, message: str, operation: str) -> CloudError:
+    if rule.error is CapacityShortage:
+        return CapacityShortage(
+            code,
+            message,
+            operation=operation,
+            advice=rule.advice,
+            scope=rule.scope or BlockScope.OFFERING,
+            block_s=rule.block_s,
+        )
+    return rule.error(code, message, operation=operation, advice=rule.advice)
+
+
+def error_of(response: Untyped) -> tuple[str, str, int]:
+    """(code, message, HTTP status) of an answer; the code is empty when it was no error."""
+    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    error = response.get("Error") or {}
+    return str(error.get("Code", "")), str(error.get("Message", "")), status
