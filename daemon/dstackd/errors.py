@@ -74,6 +74,12 @@ class CloudError(OperatingError):
         self.operation = operation
         self.advice = advice
 
+    @property
+    def explained(self) -> str:
+        """Code and message, and what would help where that is known: a waiting job's message."""
+        told = f"{self.code}: {self.message}"
+        return f"{told} ({self.advice})" if self.advice else told
+
 
 class CloudUnavailable(CloudError):
     """No answer, or a server-side failure: whether the call took effect is unknown."""

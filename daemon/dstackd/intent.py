@@ -51,7 +51,7 @@ def request_for(
         market=offering.market,
         count=len(batch),
         image=terms.image,
-        disk_gib=batch[0].spec.resources.disk_gib,
+        disk_gib=max(batch[0].spec.resources.disk_gib, terms.image.disk_gib_min),
         user_data=terms.user_data,
         tags=(
             ("Name", f"dstackd-{launch_id}"),

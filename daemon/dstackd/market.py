@@ -67,7 +67,7 @@ class MarketBlocks:
         repeats = self._repeats.get(key, 0)
         self._repeats[key] = repeats + 1
         until_ms = now_ms + int(min(block_s * 2**repeats, max(BLOCK_MAX_S, block_s)) * 1000)
-        self._blocks[key] = Block(until_ms, error.code, error.message)
+        self._blocks[key] = Block(until_ms, error.explained)
 
     def forget(self, asked: Asked) -> None:
         """A launch succeeded: what blocked it is history."""
@@ -86,7 +86,7 @@ class MarketBlocks:
             hits |= own
             opens_ms.append(max(block.until_ms for block in own.values()))
         shown = [
-            f"{key.partition(':')[2] or 'every launch'}: {block.code} {block.message}".strip()
+            f"{key.partition(':')[2] or 'every launch'}: {block.message}"
             for key, block in list(hits.items())[:SHOWN_MAX]
         ]
         more = f" and {len(hits) - SHOWN_MAX} more" if len(hits) > SHOWN_MAX else ""

@@ -151,7 +151,11 @@ class Images:
                 advice=f"set the backend's image for {kind} to an AMI id of its region",
             )
         newest = max(images, key=lambda image: str(image.get("CreationDate", "")))
-        return Image(id=newest["ImageId"], root_device=newest["RootDeviceName"])
+        return Image(
+            id=newest["ImageId"],
+            root_device=newest["RootDeviceName"],
+            disk_gib_min=_root_gib(newest),
+        )
 
     def _pin(self, architecture: str, *, gpu: bool) -> dict[str, Untyped]:
         access = self._access
@@ -161,3 +165,11 @@ class Images:
         )
         filters = {"name": name, "architecture": architecture, "state": "available"}
         return {"Owners": [owner], "Filters": _filters(filters)}
+
+
+def _root_gib(image: Untyped) -> int:
+    """Size of the image's root volume, 0 where it does not say."""
+    for mapping in image.get("BlockDeviceMappings", []):
+        if mapping.get("DeviceName") == image["RootDeviceName"]:
+            return int(mapping.get("Ebs", {}).get("VolumeSize", 0))
+    return 0

@@ -247,7 +247,7 @@ class Launches:
                 launch,
                 code=error.code,
                 reason=reason,
-                message=f"{error.code}: {error.message}",
+                message=error.explained,
                 now_ms=now_ms,
             )
 
@@ -292,7 +292,7 @@ class Launches:
 def _trouble(error: CloudError) -> Wait:
     """AWS cannot be asked, or says no, before anything was launched: the jobs wait and look again."""
     reason = Reason.UNAUTHORIZED if isinstance(error, Unauthorized) else Reason.CLOUD_UNAVAILABLE
-    return Wait(None, reason, str(error), retry_s=TROUBLE_RETRY_S)
+    return Wait(None, reason, error.explained, retry_s=TROUBLE_RETRY_S)
 
 
 _REASON: dict[type[CloudError], Reason] = {

@@ -23,6 +23,8 @@ class Image:
 
     id: str
     root_device: str
+    disk_gib_min: int = 0
+    """Size of its root snapshot: EC2 refuses a smaller volume."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,6 @@ class Block:
     """Something not to ask for until a time, and why."""
 
     until_ms: int
-    code: str
     message: str
 
 
