@@ -32,6 +32,8 @@ class Loop(Protocol):
     def name(self) -> str: ...
     @property
     def interval_s(self) -> float: ...
+    @property
+    def pass_max_s(self) -> float: ...
     async def step(self) -> float: ...
 
 
@@ -50,6 +52,7 @@ async def run_loops(loops: Sequence[Supervised], *, vitals: Vitals, clock: Clock
             pulse = vitals.add_loop(
                 supervised.loop.name,
                 interval_s=supervised.loop.interval_s,
+                pass_max_s=supervised.loop.pass_max_s,
                 now_s=clock.monotonic_s(),
             )
             group.start_soon(_run_loop, supervised, pulse, clock, name=supervised.loop.name)

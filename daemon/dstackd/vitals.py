@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+PASS_MAX_S = 30.0
+"""The longest honest pass of a loop that does not say otherwise."""
 WEDGED_FACTOR = 3.0
-WEDGED_SLACK_S = 30.0
-"""A loop is wedged when it has neither finished nor failed a pass for three intervals and this much."""
+"""A loop is wedged when it has neither finished nor failed a pass for three intervals and its longest honest pass."""
 
 
 @dataclass(slots=True)
@@ -19,6 +20,8 @@ class LoopPulse:
 
     name: str
     interval_s: float
+    pass_max_s: float
+    """The longest that a pass may honestly take: slow answers, repeated calls, large uploads."""
     started_s: float
     passes: int = 0
     failures: int = 0
@@ -44,7 +47,7 @@ class LoopPulse:
     def is_wedged(self, now_s: float) -> bool:
         """No pass has ended for too long: the loop hangs."""
         last_s = self.started_s if self.last_pass_s is None else self.last_pass_s
-        return now_s - last_s > self.interval_s * WEDGED_FACTOR + WEDGED_SLACK_S
+        return now_s - last_s > self.interval_s * WEDGED_FACTOR + self.pass_max_s
 
 
 @dataclass(slots=True)
@@ -57,9 +60,11 @@ class Vitals:
     first_pass_done: bool = False
     """The first snapshot was reconciled: what runs in AWS is known."""
 
-    def add_loop(self, name: str, *, interval_s: float, now_s: float) -> LoopPulse:
+    def add_loop(
+        self, name: str, *, interval_s: float, now_s: float, pass_max_s: float = PASS_MAX_S
+    ) -> LoopPulse:
         """Register a loop before it starts."""
-        self.loops[name] = LoopPulse(name, interval_s, now_s)
+        self.loops[name] = LoopPulse(name, interval_s, pass_max_s, now_s)
         return self.loops[name]
 
     def wedged(self, now_s: float) -> tuple[str, ...]:

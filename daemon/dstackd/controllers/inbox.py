@@ -26,6 +26,7 @@ class Inbox:
     """Reads `inbox/` often and `heartbeats/` now and then, while machines live."""
 
     name = "inbox"
+    pass_max_s = 300.0
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ class Inputs:
     """Stages the inputs of queued jobs, one job at a time."""
 
     name = "inputs"
+    pass_max_s = 6 * 3600.0
     interval_s = 15.0
 
     def __init__(

@@ -36,6 +36,7 @@ class Intake:
     """Accepts, rejects, expands and cancels what nobody has looked at yet."""
 
     name = "intake"
+    pass_max_s = 60.0
 
     def __init__(
         self, database: Database, *, admit: Admission, clock: Clock, wakes: Wakes, interval_s: float

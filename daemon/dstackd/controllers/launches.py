@@ -60,6 +60,7 @@ class Launches:
     """Plans, commits, calls, saves."""
 
     name = "launches"
+    pass_max_s = 600.0
     interval_s = 5.0
 
     def __init__(

@@ -38,6 +38,7 @@ class Logs:
     """Sweeps, assembles, writes."""
 
     name = "logs"
+    pass_max_s = 600.0
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class Logs:
             complete = entry.lines_sent is not None and entry.lines_seen >= entry.lines_sent
             if key not in self._assemblies and not complete:
                 self._assemblies[key] = LogAssembly(self._files.last_n(*key) + 1)
-                opened.append(entry.launched_at_ms - int(CLOCK_SKEW_S * 1000))
+                opened.append(entry.asked_at_ms - int(CLOCK_SKEW_S * 1000))
             if key in self._assemblies:
                 self._assemblies[key].expected = entry.lines_sent
         if opened and self._swept_until_ms is None:
@@ -133,7 +134,7 @@ class Logs:
 
     async def _catch_up(self, key: Key, entry: store.WantedLog) -> None:
         self._caught_up_s[key] = self._clock.monotonic_s()
-        start_ms = entry.launched_at_ms - int(CLOCK_SKEW_S * 1000)
+        start_ms = entry.asked_at_ms - int(CLOCK_SKEW_S * 1000)
         async for page in self._source.sweep(start_ms=start_ms, stream=protocol.log_stream(*key)):
             self._take(page)
 

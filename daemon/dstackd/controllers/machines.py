@@ -47,6 +47,7 @@ class Machines:
     """Moves every job that has a machine."""
 
     name = "machines"
+    pass_max_s = 600.0
 
     def __init__(
         self,

@@ -23,6 +23,7 @@ class Retention:
     """Small deletions, now and then."""
 
     name = "retention"
+    pass_max_s = 900.0
 
     def __init__(
         self,

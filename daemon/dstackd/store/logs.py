@@ -7,31 +7,38 @@ from dataclasses import dataclass
 from sqlalchemy import or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dstackd.store.tables import ATTEMPT, JOB
+from dstackd.store.tables import ATTEMPT, JOB, LAUNCH
 
 
 @dataclass(frozen=True, slots=True)
 class WantedLog:
-    """The log of one attempt that may still grow. `lines_sent` None: the machine has not said yet."""
+    """The log of one attempt that may still grow. `lines_sent` None: the machine has not said yet.
+
+    `asked_at_ms` is when its launch was committed: no line is older, however late EC2's answer was saved.
+    """
 
     job_id: str
     attempt: int
-    launched_at_ms: int
+    asked_at_ms: int
     lines_sent: int | None
     lines_seen: int
 
 
 async def wanted_logs(connection: AsyncConnection, *, ended_after_ms: int) -> list[WantedLog]:
     """Attempts with a machine, and those that ended after `ended_after_ms` with lines missing."""
-    statement = select(
-        ATTEMPT.c.job_id,
-        ATTEMPT.c.number,
-        ATTEMPT.c.launched_at_ms,
-        ATTEMPT.c.log_lines_sent,
-        ATTEMPT.c.log_lines_seen,
-    ).where(
-        ATTEMPT.c.instance_id.is_not(None),
-        or_(ATTEMPT.c.ended_at_ms.is_(None), ATTEMPT.c.ended_at_ms > ended_after_ms),
+    statement = (
+        select(
+            ATTEMPT.c.job_id,
+            ATTEMPT.c.number,
+            LAUNCH.c.created_at_ms,
+            ATTEMPT.c.log_lines_sent,
+            ATTEMPT.c.log_lines_seen,
+        )
+        .join(LAUNCH, LAUNCH.c.id == ATTEMPT.c.launch_id)
+        .where(
+            ATTEMPT.c.instance_id.is_not(None),
+            or_(ATTEMPT.c.ended_at_ms.is_(None), ATTEMPT.c.ended_at_ms > ended_after_ms),
+        )
     )
     return [WantedLog(*row) for row in await connection.execute(statement)]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import exists, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd.core.cost import machine_cost_usd
@@ -46,16 +46,13 @@ async def needed(connection: AsyncConnection) -> tuple[frozenset[str], frozenset
 
 
 async def anything_live(connection: AsyncConnection) -> bool:
-    """Whether a machine of ours may exist: one not seen gone, or a launch without an answer."""
-    machine = await connection.execute(
-        select(MACHINE.c.instance_id).where(MACHINE.c.gone_at_ms.is_(None)).limit(1)
-    )
-    if machine.first() is not None:
-        return True
-    launch = await connection.execute(
-        select(LAUNCH.c.id).where(LAUNCH.c.state == "intended").limit(1)
-    )
-    return launch.first() is not None
+    """Whether a machine of ours may exist or may have left word: one not seen gone, an attempt that is not over (its
+    machine may have gone already, with its last word in the bucket), or a launch without an answer.
+    """
+    machine = exists().where(MACHINE.c.gone_at_ms.is_(None))
+    attempt = exists().where(ATTEMPT.c.ended_at_ms.is_(None))
+    launch = exists().where(LAUNCH.c.state == "intended")
+    return bool((await connection.execute(select(or_(machine, attempt, launch)))).scalar_one())
 
 
 async def save_states(

@@ -1,0 +1,169 @@
+"""Signed calls with retries. Law: the only place that decides which AWS error is worth a repeat."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+
+from dstackd.runner import sigv4
+from dstackd.runner.credentials import InstanceCredentials
+from dstackd.runner.errors import AwsError, RunnerError, Unreachable
+from dstackd.runner.pace import Deadline, backoff_s
+from dstackd.runner.wire import Answer, Endpoint, Sink
+
+TIMEOUT_S = 30.0
+"""Connect, and each read or write: a stalled connection is given up after this."""
+
+_STALE_CREDENTIALS = frozenset(
+    {
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidAccessKeyId",
+        "InvalidClientTokenId",
+        "InvalidToken",
+        "UnrecognizedClientException",
+    }
+)
+_WRONG_CLOCK = frozenset(
+    {"RequestTimeTooSkewed", "RequestExpired", "InvalidSignatureException", "SignatureDoesNotMatch"}
+)
+_LATER = frozenset(
+    {
+        # A role that was made seconds ago is not known everywhere yet.
+        "AccessDenied",
+        "AccessDeniedException",
+        "ConditionalRequestConflict",
+        "LimitExceededException",
+        "OperationAborted",
+        "RequestTimeout",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    }
+)
+_SKEW_IGNORED_S = 60.0
+_TOO_MANY, _SERVER_ERROR = 429, 500
+
+
+def is_retryable(error: RunnerError) -> bool:
+    """Whether the identical call may succeed later."""
+    if isinstance(error, AwsError):
+        return (
+            error.status >= _SERVER_ERROR
+            or error.status == _TOO_MANY
+            or error.code in _LATER | _STALE_CREDENTIALS | _WRONG_CLOCK
+        )
+    return isinstance(error, Unreachable)
+
+
+class AwsApi:
+    """One AWS service in one region. May be used from several threads."""
+
+    def __init__(
+        self, service: str, *, url: str, region: str, credentials: InstanceCredentials
+    ) -> None:
+        self._service = service
+        self._region = region
+        self._credentials = credentials
+        self._endpoint = Endpoint(url, timeout_s=TIMEOUT_S)
+        self._skew_s = 0.0
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        patience_s: float,
+        query: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        sink: Sink | None = None,
+    ) -> Answer:
+        """Call until it worked, at least once, for about `patience_s`. `path` is percent-encoded.
+        Raises AwsError, Unreachable.
+        """
+        request = sigv4.Request(
+            method=method,
+            path=(self._endpoint.base_path + path) or "/",
+            host=self._endpoint.host,
+            query=query,
+            headers=headers or {},
+            body=body,
+        )
+        deadline = Deadline(patience_s)
+        tries = 0
+        while True:
+            try:
+                return self._once(request, sink)
+            except (AwsError, Unreachable) as error:
+                wait_s = backoff_s(tries)
+                if not is_retryable(error) or wait_s >= deadline.left_s():
+                    raise
+                self._learn(error)
+            time.sleep(wait_s)
+            tries += 1
+
+    def close(self) -> None:
+        self._endpoint.close()
+
+    def _once(self, request: sigv4.Request, sink: Sink | None) -> Answer:
+        now = time.gmtime(time.time() + self._skew_s)
+        headers = sigv4.sign(
+            request,
+            credentials=self._credentials.current(),
+            region=self._region,
+            service=self._service,
+            amz_date=time.strftime("%Y%m%dT%H%M%SZ", now),
+        )
+        query = sigv4.encode_query(request.query)
+        target = f"{request.path}?{query}" if query else request.path
+        answer = self._endpoint.exchange(
+            request.method, target, headers=headers, body=request.body, sink=sink
+        )
+        if answer.status >= 300:  # noqa: PLR2004 - HTTP: 3xx is the wrong endpoint
+            raise _error(answer)
+        return answer
+
+    def _learn(self, error: RunnerError) -> None:
+        if not isinstance(error, AwsError):
+            return
+        if error.code in _STALE_CREDENTIALS:
+            self._credentials.distrust()
+        if error.code in _WRONG_CLOCK:
+            self._skew_s = _skew_s(error.date, now=time.time())
+
+
+def _skew_s(date: str, *, now: float) -> float:
+    """How far AWS's clock is ahead of ours; a machine's first minute may be without NTP."""
+    try:
+        skew_s = email.utils.parsedate_to_datetime(date).timestamp() - now
+    except (TypeError, ValueError):
+        return 0.0
+    return skew_s if abs(skew_s) > _SKEW_IGNORED_S else 0.0
+
+
+def _error(answer: Answer) -> AwsError:
+    """S3 answers in XML, CloudWatch Logs in JSON; a HEAD or a proxy with neither."""
+    text = answer.body.decode("utf-8", "replace")
+    code, message = "", text[:200]
+    if text.lstrip().startswith("{"):
+        value = json.loads(text)
+        code = str(value.get("__type", "")).rpartition("#")[2]
+        message = str(value.get("message") or value.get("Message") or "")
+    else:
+        code, message = _tag(text, "Code"), _tag(text, "Message") or message
+    return AwsError(
+        code or f"HTTP{answer.status}",
+        status=answer.status,
+        message=message,
+        date=answer.headers.get("date", ""),
+    )
+
+
+def _tag(text: str, name: str) -> str:
+    found = re.search(f"<{name}>([^<]*)</{name}>", text)
+    return found.group(1) if found else ""

@@ -1,0 +1,70 @@
+"""CloudWatch Logs, write side. Law: one call a method; batching is the shipper's.
+
+Source: AWS, "PutLogEvents" and "CloudWatch Logs quotas".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from dstackd.runner.aws import AwsApi
+from dstackd.runner.credentials import InstanceCredentials
+from dstackd.runner.errors import AwsError
+from dstackd.runner.s3 import partition_domain
+
+Event = tuple[int, str]
+"""(ms since the epoch, message)"""
+
+
+class LogStream:
+    """One stream of one group; the group is made by the daemon."""
+
+    def __init__(self, logs: AwsApi, *, group: str, stream: str) -> None:
+        self._logs = logs
+        self._name = {"logGroupName": group, "logStreamName": stream}
+
+    def create(self, *, patience_s: float) -> None:
+        """Make the stream; it may be there. AwsError ResourceNotFoundException: no such group."""
+        try:
+            self._call("CreateLogStream", self._name, patience_s=patience_s)
+        except AwsError as error:
+            if error.code != "ResourceAlreadyExistsException":
+                raise
+
+    def put(self, events: Sequence[Event], *, patience_s: float) -> str:
+        """Write one batch in time order; AWS's words about events it refused, or nothing."""
+        entries = [{"timestamp": at_ms, "message": message} for at_ms, message in events]
+        answer = self._call(
+            "PutLogEvents", {**self._name, "logEvents": entries}, patience_s=patience_s
+        )
+        refused = answer.get("rejectedLogEventsInfo")
+        return json.dumps(refused) if refused else ""
+
+    def _call(
+        self, operation: str, arguments: Mapping[str, object], *, patience_s: float
+    ) -> dict[str, object]:
+        answer = self._logs.call(
+            "POST",
+            "/",
+            headers={
+                "content-type": "application/x-amz-json-1.1",
+                "x-amz-target": f"Logs_20140328.{operation}",
+            },
+            body=json.dumps(arguments, ensure_ascii=False).encode("utf-8", "replace"),
+            patience_s=patience_s,
+        )
+        value: dict[str, object] = json.loads(answer.body or b"{}")
+        return value
+
+
+def logs_api(
+    *, region: str, credentials: InstanceCredentials, environ: Mapping[str, str]
+) -> AwsApi:
+    """The service in this region, or at the endpoint that the environment asks for."""
+    url = (
+        environ.get("AWS_ENDPOINT_URL_CLOUDWATCH_LOGS")
+        or environ.get("AWS_ENDPOINT_URL")
+        or f"https://logs.{region}.{partition_domain(region)}"
+    )
+    return AwsApi("logs", url=url, region=region, credentials=credentials)

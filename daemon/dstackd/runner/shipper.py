@@ -1,0 +1,99 @@
+"""From the spool to CloudWatch. Law: a batch is repeated until it was taken; only AWS's word that it
+will never be taken, or the end of the patience, gives it up, and both are said.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from dstackd.runner.batches import Batcher
+from dstackd.runner.errors import AwsError, RunnerError
+from dstackd.runner.job_log import JobLog
+from dstackd.runner.journal import Journal
+from dstackd.runner.logs import Event, LogStream
+from dstackd.runner.pace import backoff_s
+
+PUT_PATIENCE_S = 5.0
+"""Short: the loop here repeats, and looks whether it should stop."""
+_HOPELESS = frozenset(
+    {"InvalidParameterException", "SerializationException", "ValidationException"}
+)
+
+
+class Shipper:
+    """Sends what `log` has spooled, every `flush_s` while there is something."""
+
+    def __init__(
+        self, log: JobLog, batcher: Batcher, stream: LogStream, *, flush_s: float, journal: Journal
+    ) -> None:
+        self._log = log
+        self._batcher = batcher
+        self._stream = stream
+        self._flush_s = flush_s
+        self._journal = journal
+        self._gave_up = threading.Event()
+        self._made = False
+        self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
+        self.sent_lines = 0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def finish(self, *, patience_s: float) -> bool:
+        """Wait, after the log was closed, until all is sent; whether it is."""
+        self._thread.join(patience_s)
+        self._gave_up.set()
+        if self._thread.is_alive():
+            self._thread.join(PUT_PATIENCE_S)
+        return self.sent_lines == self._log.lines
+
+    def _run(self) -> None:
+        sent_at = time.monotonic() - self._flush_s
+        while not self._gave_up.is_set():
+            self._log.arrived.wait()
+            # Whatever arrives in this pause goes along; a first line does not wait at all.
+            self._log.closed.wait(max(0.0, sent_at + self._flush_s - time.monotonic()))
+            # Cleared before it is asked: a close in between is seen here or wakes the next round.
+            self._log.arrived.clear()
+            last = self._log.closed.is_set()
+            sent_at = time.monotonic()
+            self._send_all()
+            if last:
+                return
+
+    def _send_all(self) -> None:
+        while not self._gave_up.is_set():
+            batch = self._batcher.take()
+            if not batch:
+                return
+            self._send(batch)
+
+    def _send(self, batch: list[Event]) -> None:
+        tries = 0
+        while not self._gave_up.is_set() and not self._is_settled(batch):
+            self._gave_up.wait(backoff_s(tries))
+            tries += 1
+
+    def _is_settled(self, batch: list[Event]) -> bool:
+        """Try once: True when it was taken, or never will be."""
+        try:
+            self._put(batch)
+        except RunnerError as error:
+            self._journal.say(f"logs: {len(batch)} lines: {error}")
+            return isinstance(error, AwsError) and error.code in _HOPELESS
+        self.sent_lines += len(batch)
+        return True
+
+    def _put(self, batch: list[Event]) -> None:
+        if not self._made:
+            self._stream.create(patience_s=PUT_PATIENCE_S)
+            self._made = True
+        try:
+            refused = self._stream.put(batch, patience_s=PUT_PATIENCE_S)
+        except AwsError as error:
+            if error.code == "ResourceNotFoundException":
+                self._made = False
+            raise
+        if refused:
+            self._journal.say(f"logs: refused by CloudWatch: {refused}")

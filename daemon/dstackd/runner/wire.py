@@ -1,0 +1,147 @@
+"""HTTP to one host over connections that stay open. Law: one try, no policy; every wait is bounded.
+
+Proxies are not consulted: the metadata service must never be asked through one, and the AWS
+endpoints of a machine are reached directly or through a VPC endpoint.
+"""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, Union
+from urllib.parse import urlsplit
+
+from dstackd.runner.errors import NoRoom, Unreachable
+
+CHUNK_BYTES = 262_144
+
+Connection = Union[http.client.HTTPConnection, http.client.HTTPSConnection]
+
+
+class Sink(Protocol):
+    """Takes a body in chunks."""
+
+    def begin(self) -> None:
+        """A body follows from its start; forget what came before."""
+        ...
+
+    def write(self, chunk: bytes, /) -> object: ...
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer; header names are in lower case. `body` is empty where a sink took it."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Endpoint:
+    """One host. May be used from several threads: each exchange has a connection of its own."""
+
+    def __init__(self, url: str, *, timeout_s: float) -> None:
+        parts = urlsplit(url)
+        self._secure = parts.scheme == "https"
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._idle: list[Connection] = []
+        self.host = parts.netloc
+        self.base_path = parts.path.rstrip("/")
+
+    def exchange(
+        self,
+        method: str,
+        target: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes = b"",
+        sink: Sink | None = None,
+    ) -> Answer:
+        """Send a request. A 2xx body goes to `sink` in chunks if there is one.
+
+        Raises Unreachable, NoRoom.
+        """
+        connection, fresh = self._take()
+        done = False
+        try:
+            try:
+                response = _send(connection, method, target, headers, body)
+            except ConnectionError:
+                if fresh:
+                    raise
+                # The other side may close an idle connection at any moment; that is no failure.
+                connection.close()
+                response = _send(connection, method, target, headers, body)
+            answer = _receive(response, sink)
+            done = True
+        except (http.client.HTTPException, OSError) as error:
+            raise Unreachable(f"{method} {self.host}: {error!r}") from error
+        finally:
+            self._give_back(connection, usable=done)
+        return answer
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def _take(self) -> tuple[Connection, bool]:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop(), False
+        kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+        return kind(self.host, timeout=self._timeout_s, blocksize=CHUNK_BYTES), True
+
+    def _give_back(self, connection: Connection, *, usable: bool) -> None:
+        # http.client has closed the socket if the answer said so.
+        if not usable or connection.sock is None:
+            connection.close()
+            return
+        with self._lock:
+            self._idle.append(connection)
+
+
+def _send(
+    connection: Connection, method: str, target: str, headers: Mapping[str, str], body: bytes
+) -> http.client.HTTPResponse:
+    connection.request(method, target, body=body or None, headers=dict(headers))
+    return connection.getresponse()
+
+
+def _receive(response: http.client.HTTPResponse, sink: Sink | None) -> Answer:
+    body = b""
+    if sink is None or not 200 <= response.status < 300:  # noqa: PLR2004 - HTTP
+        body = response.read()
+    else:
+        _pour(response, sink)
+    headers = {name.lower(): value for name, value in response.getheaders()}
+    return Answer(response.status, headers, body)
+
+
+def _pour(response: http.client.HTTPResponse, sink: Sink) -> None:
+    _to_disk(sink.begin)
+    expected = response.length
+    received = 0
+    while True:
+        chunk = response.read(CHUNK_BYTES)
+        if not chunk:
+            break
+        received += len(chunk)
+        _to_disk(partial(sink.write, chunk))
+    if expected is not None and received != expected:
+        # http.client returns a short body in silence when it is read in chunks.
+        raise http.client.IncompleteRead(b"", expected - received)
+
+
+def _to_disk(step: Callable[[], object]) -> None:
+    # Told apart from the connection's OSError, which is worth a repeat.
+    try:
+        step()
+    except OSError as error:
+        raise NoRoom(str(error)) from error
