@@ -183,6 +183,7 @@ def access_of(settings: Settings) -> AwsAccess:
         images={kind: image for kind, image in images.items() if image},
         image_owner=chosen.image_owner,
         image_name=chosen.image_name,
+        ec2_limits=settings.ec2_limits.for_pacing(),
     )
 
 
@@ -358,6 +359,8 @@ def _api_calls(recorder: CallRecorder) -> list[ApiCalls]:
             last_success_at_ms=stats.last_ok_at_ms,
             last_error_at_ms=stats.last_trouble_at_ms,
             last_error_code=stats.last_trouble_code,
+            paced_seconds_total=stats.paced_seconds_total,
+            waiting=stats.waiting,
         )
         for name, stats in sorted(recorder.stats.items())
     ]

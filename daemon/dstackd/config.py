@@ -9,7 +9,7 @@ To add a key: config_sections.py (default and bounds), config/dstackd.example.to
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
@@ -34,6 +34,7 @@ from dstackd.config_problems import did_you_mean, key_of, sentence, shown
 from dstackd.config_sections import (
     Backend,
     Database,
+    Ec2LimitsSection,
     Http,
     Inputs,
     LimitsSection,
@@ -85,6 +86,7 @@ class Settings(BaseSettings):
     inputs: Inputs = Inputs()
     loops: Loops = Loops()
     limits: LimitsSection = LimitsSection()
+    ec2_limits: Ec2LimitsSection = Ec2LimitsSection()
     runner: Runner = Runner()
     retention: Retention = Retention()
     backends: Annotated[
@@ -132,11 +134,14 @@ class Settings(BaseSettings):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The settings, the file they come from, and `key -> variable` of what the environment set."""
+    """The settings and where they come from: the file, `key -> variable` of what the environment
+    set, and the keys that the file sets (`backends[0].region`).
+    """
 
     settings: Settings
     source: Path | None
     variables: Mapping[str, str]
+    written: frozenset[str]
 
 
 def load_settings(given: Path | None = None, *, needs_backend: bool = True) -> Settings:
@@ -166,7 +171,20 @@ def load(given: Path | None = None, *, needs_backend: bool = True) -> Loaded:
         problems += _unusable_socket(settings, place=place)
     if problems or settings is None:
         raise ConfigError("\n".join(problems))
-    return Loaded(settings=settings, source=source, variables=variables)
+    keys = frozenset(_keys_in(written, ()))
+    return Loaded(settings=settings, source=source, variables=variables, written=keys)
+
+
+def _keys_in(value: object, location: tuple[int | str, ...]) -> Iterator[str]:
+    """The keys of everything that is no table."""
+    if isinstance(value, Mapping):
+        for name, member in value.items():
+            yield from _keys_in(member, (*location, name))
+    elif isinstance(value, list) and any(isinstance(member, Mapping) for member in value):
+        for at, member in enumerate(value):
+            yield from _keys_in(member, (*location, at))
+    else:
+        yield key_of(location)
 
 
 def known_keys() -> list[str]:
@@ -193,9 +211,16 @@ def _variables(environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
         if variable.upper() in keys:
             found[keys[variable.upper()]] = variable
         elif variable not in known:
-            fix = did_you_mean(variable.upper(), known) or "unset it"
+            fix = _near_variable(variable.upper(), known) or "unset it"
             problems.append(f"environment: {variable}: is not a variable of dstackd; {fix}")
     return found, problems
+
+
+def _near_variable(variable: str, known: Iterable[str]) -> str:
+    """Compared without the prefix, which would make all of them alike."""
+    names = {name.removeprefix(PREFIX): name for name in known}
+    suggestion = did_you_mean(variable.removeprefix(PREFIX), names)
+    return suggestion.replace("mean ", f"mean {PREFIX}")
 
 
 def _problems(error: ValidationError, *, place: str, variables: Mapping[str, str]) -> list[str]:

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from dstackd.config_paths import DATABASE_URL, STATE_DIRECTORY
+from dstackd.core.ec2_limits import Ec2Limits
 from dstackd.core.limits import Limits
 from dstackd.launch_document import HEARTBEAT_S, LOG_FLUSH_S, WATCH_S
 
@@ -29,6 +30,7 @@ BUCKET_CHARS_MAX: Final = 52
 """The machines' IAM role is named `dstack_role_<bucket>`, and a role's name has at most 64."""
 
 _LIMITS: Final = Limits()
+_EC2: Final = Ec2Limits()
 _DAY_S: Final = 86_400
 _PORT_MAX: Final = 65_535
 _IMAGE_NAME: Final = "ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-{arch}-server-*"
@@ -216,6 +218,32 @@ class LimitsSection(Section):
         """The bounds as the core takes them."""
         launching = {"batch_max", "launches_concurrent_max", "queue_look_ahead"}
         return Limits(**self.model_dump(exclude=launching))
+
+
+Burst = Annotated[Whole, Field(ge=1, le=1_000_000)]
+PerSecond = Annotated[Number, Field(ge=0.1, le=100_000)]
+
+
+class Ec2LimitsSection(Section):
+    """EC2's request limits (`core.ec2_limits.Ec2Limits`)."""
+
+    run_instances_burst: Burst = _EC2.run_instances_burst
+    run_instances_per_s: PerSecond = _EC2.run_instances_per_s
+    run_instances_machines_burst: Burst = _EC2.run_instances_machines_burst
+    run_instances_machines_per_s: PerSecond = _EC2.run_instances_machines_per_s
+    terminate_instances_burst: Burst = _EC2.terminate_instances_burst
+    terminate_instances_per_s: PerSecond = _EC2.terminate_instances_per_s
+    terminate_instances_machines_burst: Burst = _EC2.terminate_instances_machines_burst
+    terminate_instances_machines_per_s: PerSecond = _EC2.terminate_instances_machines_per_s
+    describe_burst: Burst = _EC2.describe_burst
+    describe_per_s: PerSecond = _EC2.describe_per_s
+    other_burst: Burst = _EC2.other_burst
+    other_per_s: PerSecond = _EC2.other_per_s
+    calls_concurrent_max: Whole = Field(default=_EC2.calls_concurrent_max, ge=2, le=64)
+
+    def for_pacing(self) -> Ec2Limits:
+        """The limits as the AWS adapter takes them."""
+        return Ec2Limits(**self.model_dump())
 
 
 class Runner(Section):

@@ -85,3 +85,7 @@ class ApiCalls:
     last_success_at_ms: int | None
     last_error_at_ms: int | None
     last_error_code: str
+    paced_seconds_total: float = 0.0
+    """What calls have waited at our own gate before they were sent."""
+    waiting: int = 0
+    """Calls that wait there now."""

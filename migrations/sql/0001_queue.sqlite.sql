@@ -140,7 +140,7 @@ CREATE INDEX attempt_launch ON attempt (launch_id, launch_index)
 --;
 CREATE INDEX attempt_instance ON attempt (instance_id)
 --;
-CREATE INDEX attempt_live ON attempt (launched_at_ms) WHERE ended_at_ms IS NULL
+CREATE INDEX attempt_ended ON attempt (ended_at_ms)
 --;
 CREATE TABLE event (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -189,7 +189,7 @@ END
 CREATE TRIGGER job_cancel_wakes AFTER UPDATE OF cancel_requested ON job
 WHEN NEW.cancel_requested = 1 AND OLD.cancel_requested = 0 AND NEW.finished_at_ms IS NULL
 BEGIN
-    UPDATE job SET next_visit_at_ms = 0 WHERE seq = NEW.seq;
+    UPDATE job SET next_visit_at_ms = 0, version = version + 1 WHERE seq = NEW.seq;
     INSERT INTO event (at_ms, job_id, kind)
     VALUES (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER), NEW.id, 'cancel_requested');
 END

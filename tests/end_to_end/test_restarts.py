@@ -8,10 +8,18 @@ import pytest
 
 from tests.end_to_end.installation import Installation, installation, wait_until
 
-SLOW = {
-    "commands": ["for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.5; done", "echo done > result"],
-    "artifacts": ["result"],
-}
+
+def slow_job(site: Installation) -> dict[str, object]:
+    """A job that goes on until the test lets it: however slow this machine is, it does not end by itself."""
+    return {
+        "commands": [
+            "for i in 1 2 3 4; do echo $i; done",
+            f"while [ ! -e {site.folder}/go ]; do sleep 0.1; done",
+            "for i in 5 6 7 8; do echo $i; done",
+            "echo done > result",
+        ],
+        "artifacts": ["result"],
+    }
 
 
 @pytest.mark.timeout(120)
@@ -20,13 +28,14 @@ def test_a_job_outlives_the_daemon(number: signal.Signals) -> None:
     """A running job goes on without the daemon; the next one brings its lines, artifact and end home, in one attempt."""
     with installation() as site:
         site.start_daemon()
-        job_id = site.insert(SLOW)
+        job_id = site.insert(slow_job(site))
         site.wait_for(job_id, "running")
         machines = site.live_machines()
         status = site.end_daemon(number)
 
         assert status == (0 if number == signal.SIGTERM else -signal.SIGKILL)
         assert site.live_machines() == machines
+        (site.folder / "go").touch()
         site.start_daemon()
         job = site.wait_for(job_id)
         assert (job["phase"], job["attempt"]) == ("succeeded", 1)
@@ -40,9 +49,11 @@ def test_a_job_that_ended_while_the_daemon_was_away() -> None:
     """The machine ends itself without a daemon; what it did is read when one comes back."""
     with installation() as site:
         site.start_daemon()
-        job_id = site.insert({"commands": ["sleep 1", "exit 7"]})
+        wait = f"while [ ! -e {site.folder}/go ]; do sleep 0.1; done"
+        job_id = site.insert({"commands": [wait, "exit 7"]})
         site.wait_for(job_id, "running")
         site.end_daemon(signal.SIGKILL)
+        (site.folder / "go").touch()
         wait_until(lambda: site.live_machines() == [], what=lambda: "the machine to end itself")
         site.start_daemon()
 

@@ -79,10 +79,8 @@ class Inbox:
         now_ms = self._clock.now_ms()
 
         async def work(connection: Connection) -> list[store.Receipt]:
-            return [
-                await store.record(connection, event, at_ms=head.modified_at_ms, now_ms=now_ms)
-                for event, head in events
-            ]
+            reports = [(event, head.modified_at_ms) for event, head in events]
+            return await store.record(connection, reports, now_ms=now_ms)
 
         receipts = await self._database.write(work)
         done: list[str] = []

@@ -14,11 +14,11 @@ import structlog
 from dstackd import protocol
 from dstackd.core.job import Job
 from dstackd.core.phase import Phase, Reason
-from dstackd.errors import StaleRow
 from dstackd.packing import Packed, UnreadableInput, check_allowed, pack
 from dstackd.ports import Bucket, Clock
 from dstackd.store import jobs as store
-from dstackd.store.engine import Connection, Database
+from dstackd.store.engine import Database
+from dstackd.store.moves import JobChanges, Move, save_fresh_moves
 from dstackd.wake import Wakes
 
 log = structlog.get_logger(__name__)
@@ -89,7 +89,8 @@ class Inputs:
         digests: list[str] | None = None,
     ) -> None:
         now_ms = self._clock.now_ms()
-        move = store.Move(
+        changes = JobChanges() if digests is None else JobChanges(inputs_digest=json.dumps(digests))
+        move = Move(
             job.id,
             job.version,
             Phase.QUEUED,
@@ -98,15 +99,6 @@ class Inputs:
             reason=reason,
             message=message,
             next_visit_at_ms=now_ms,
+            changes=changes,
         )
-
-        async def work(connection: Connection) -> None:
-            if digests is None:
-                await store.save_move(connection, move)
-            else:
-                await store.save_move(connection, move, inputs_digest=json.dumps(digests))
-
-        try:
-            await self._database.write(work)
-        except StaleRow:
-            return
+        await self._database.write(lambda connection: save_fresh_moves(connection, [move]))

@@ -5,7 +5,6 @@ Arrays live here too: a row with `array: n` becomes n rows, and follows them to 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -15,12 +14,13 @@ from dstackd.core.array import decide_array
 from dstackd.core.phase import Phase, Reason
 from dstackd.errors import StaleRow
 from dstackd.ports import Clock
-from dstackd.spec.canonical import to_json
+from dstackd.spec.canonical import to_text
 from dstackd.spec.errors import SpecError
 from dstackd.spec.model import JobSpec
 from dstackd.spec.parse import parse_spec_json
 from dstackd.store import jobs as store
 from dstackd.store.engine import Connection, Database
+from dstackd.store.moves import JobChanges, Move, save_fresh_moves, save_moves
 from dstackd.wake import Wakes
 
 log = structlog.get_logger(__name__)
@@ -63,9 +63,20 @@ class Intake:
             return False
         judged = [(submission, self._judge(submission)) for submission in submissions]
 
+        now_ms = self._clock.now_ms()
+        moves = [_move(submission, verdict, now_ms) for submission, verdict in judged]
+
         async def work(connection: Connection) -> None:
+            await save_moves(connection, moves)
             for submission, verdict in judged:
-                await self._save(connection, submission, verdict)
+                count = _array_count(submission, verdict)
+                if count is not None and isinstance(verdict, JobSpec):
+                    await store.add_array_elements(
+                        connection,
+                        parent_id=submission.id,
+                        element_spec=to_text(replace(verdict, array=None)),
+                        count=count,
+                    )
 
         try:
             await self._database.write(work)
@@ -76,7 +87,9 @@ class Intake:
                 log.warning("job_rejected", job_id=submission.id, problem=str(verdict))
         self._wakes.inputs.ring()
         self._wakes.launches.ring()
-        return len(submissions) == PASS_MAX
+        return len(submissions) == PASS_MAX or any(
+            _array_count(submission, verdict) for submission, verdict in judged
+        )
 
     def _judge(self, submission: store.Submission) -> JobSpec | SpecError:
         try:
@@ -85,52 +98,6 @@ class Intake:
         except SpecError as error:
             return error
         return spec
-
-    async def _save(
-        self,
-        connection: Connection,
-        submission: store.Submission,
-        verdict: JobSpec | SpecError,
-    ) -> None:
-        move = store.Move(submission.id, submission.version, Phase.SUBMITTED, self._clock.now_ms())
-        if submission.cancel_requested:
-            move = replace(
-                move,
-                phase=Phase.CANCELLED,
-                reason=Reason.CANCEL_REQUESTED,
-                message="cancelled before it was accepted",
-            )
-            await store.save_move(connection, move)
-        elif isinstance(verdict, SpecError):
-            move = replace(move, phase=Phase.REJECTED, reason=Reason.BAD_SPEC, message=str(verdict))
-            await store.save_move(connection, move)
-        elif verdict.array is not None:
-            await self._expand(connection, move, verdict, verdict.array)
-        else:
-            name = _element_name(verdict.name, submission.array_index)
-            move = replace(
-                move,
-                phase=Phase.QUEUED,
-                reason=Reason.ACCEPTED,
-                message="waits for its launch",
-                next_visit_at_ms=move.now_ms,
-            )
-            await store.save_move(connection, move, name=name)
-
-    async def _expand(
-        self, connection: Connection, move: store.Move, spec: JobSpec, count: int
-    ) -> None:
-        element = json.dumps(to_json(replace(spec, array=None)))
-        await store.add_array_elements(
-            connection, parent_id=move.job_id, element_spec=element, count=count
-        )
-        move = replace(
-            move,
-            phase=Phase.RUNNING,
-            reason=Reason.ARRAY_EXPANDED,
-            message=f"{count} jobs, {move.job_id}-0 to {move.job_id}-{count - 1}",
-        )
-        await store.save_move(connection, move, name=spec.name or "")
 
     async def _follow_arrays(self) -> None:
         for array, elements in await self._database.read(store.open_arrays):
@@ -147,7 +114,7 @@ class Intake:
                 self._wakes.machines.ring()
             if decision.phase is None:
                 continue
-            move = store.Move(
+            move = Move(
                 array.id,
                 array.version,
                 array.phase,
@@ -156,16 +123,49 @@ class Intake:
                 reason=Reason.ARRAY_FINISHED,
                 message=decision.message,
             )
+            await self._finish(move, decision.exit_code)
 
-            async def finish(
-                connection: Connection,
-                move: store.Move = move,
-                exit_code: int | None = decision.exit_code,
-            ) -> None:
-                cost_usd = await store.elements_cost_usd(connection, move.job_id)
-                await store.save_move(connection, move, exit_code=exit_code, cost_usd=cost_usd)
+    async def _finish(self, move: Move, exit_code: int | None) -> None:
+        async def work(connection: Connection) -> frozenset[str]:
+            cost_usd = await store.elements_cost_usd(connection, move.job_id)
+            changes = JobChanges(exit_code=exit_code, cost_usd=cost_usd)
+            return await save_fresh_moves(connection, [replace(move, changes=changes)])
 
-            await self._database.write(finish)
+        await self._database.write(work)
+
+
+def _array_count(submission: store.Submission, verdict: JobSpec | SpecError) -> int | None:
+    """How many elements the row becomes; None for a plain job, a bad one, a cancelled one."""
+    if isinstance(verdict, SpecError) or submission.cancel_requested:
+        return None
+    return verdict.array
+
+
+def _move(submission: store.Submission, verdict: JobSpec | SpecError, now_ms: int) -> Move:
+    move = Move(submission.id, submission.version, Phase.SUBMITTED, now_ms)
+    if submission.cancel_requested:
+        message = "cancelled before it was accepted"
+        return replace(move, phase=Phase.CANCELLED, reason=Reason.CANCEL_REQUESTED, message=message)
+    if isinstance(verdict, SpecError):
+        return replace(move, phase=Phase.REJECTED, reason=Reason.BAD_SPEC, message=str(verdict))
+    name = _element_name(verdict.name, submission.array_index)
+    if verdict.array is not None:
+        message = f"{verdict.array} jobs, {move.job_id}-0 to {move.job_id}-{verdict.array - 1}"
+        return replace(
+            move,
+            phase=Phase.RUNNING,
+            reason=Reason.ARRAY_EXPANDED,
+            message=message,
+            changes=JobChanges(name=name),
+        )
+    return replace(
+        move,
+        phase=Phase.QUEUED,
+        reason=Reason.ACCEPTED,
+        message="waits for its launch",
+        next_visit_at_ms=now_ms,
+        changes=JobChanges(name=name),
+    )
 
 
 def _element_name(name: str | None, array_index: int | None) -> str:

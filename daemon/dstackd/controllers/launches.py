@@ -36,6 +36,7 @@ from dstackd.ports import Bucket, Clock, Compute
 from dstackd.store import jobs as job_store
 from dstackd.store import launches as store
 from dstackd.store.engine import Connection, Database
+from dstackd.store.moves import FAR_MS, Move, save_fresh_moves, visit_later
 from dstackd.wake import Wakes
 
 log = structlog.get_logger(__name__)
@@ -104,19 +105,17 @@ class Launches:
                 connection, due_at_ms=now_ms, count_max=self._bounds.look_ahead
             )
 
-        ready = []
-        for job in await self._database.read(read):
-            wait = decide_queued(job, now_ms=now_ms)
-            if wait is None:
-                ready.append(job)
-            else:
-                await self._save_wait(job, wait)
+        judged = [
+            (job, decide_queued(job, now_ms=now_ms)) for job in await self._database.read(read)
+        ]
+        await self._save_waits([(job, wait) for job, wait in judged if wait is not None])
+        ready = [job for job, wait in judged if wait is None]
         if not ready:
             return []
         try:
             terms = await self._prepare()
         except CloudError as error:
-            await self._all_wait(ready, _trouble(error))
+            await self._save_waits([(job, _trouble(error)) for job in ready])
             return []
         launches: list[store.Launch] = []
         for group in group_by_shape(ready):
@@ -127,22 +126,24 @@ class Launches:
         try:
             plan = await self._catalogue.plan(group[0].spec)
         except CloudError as error:
-            await self._all_wait(group, _trouble(error))
+            await self._save_waits([(job, _trouble(error)) for job in group])
             return []
         if not plan.offerings:
-            await self._all_wait(group, Wait(Phase.FAILED, Reason.NO_OFFERING, plan.why_none))
+            wait = Wait(Phase.FAILED, Reason.NO_OFFERING, plan.why_none)
+            await self._save_waits([(job, wait) for job in group])
             return []
         now_ms = self._clock.now_ms()
         offering = first_open(plan.offerings, self._blocks.current(now_ms), now_ms=now_ms)
         if offering is None:
             refusal = self._blocks.summary(plan.offerings, now_ms=now_ms)
-            for job in group:
-                await self._save_wait(job, decide_without_capacity(job, refusal, now_ms=now_ms))
+            await self._save_waits(
+                [(job, decide_without_capacity(job, refusal, now_ms=now_ms)) for job in group]
+            )
             return []
         try:
             image = await self._compute.image(offering.architecture, gpu=offering.gpu)
         except CloudError as error:
-            await self._all_wait(group, _trouble(error))
+            await self._save_waits([(job, _trouble(error)) for job in group])
             return []
         terms = terms.with_image(image)
         return [
@@ -255,39 +256,46 @@ class Launches:
         await self._database.write(work)
         self._wakes.launches.ring()
 
-    async def _all_wait(self, group: Sequence[Job], wait: Wait) -> None:
-        for job in group:
-            await self._save_wait(job, wait)
-
-    async def _save_wait(self, job: Job, wait: Wait) -> None:
-        """Write a waiting reason or an end; an unchanged reason costs no event."""
+    async def _save_waits(self, waits: Sequence[tuple[Job, Wait]]) -> None:
+        """Write waiting reasons and ends; an unchanged reason costs no event."""
+        if not waits:
+            return
         now_ms = self._clock.now_ms()
-        next_ms = job_store.FAR_MS if wait.retry_s is None else now_ms + int(wait.retry_s * 1000)
+        same = [pair for pair in waits if _is_same(*pair)]
+        moves = [_move(job, wait, now_ms) for job, wait in waits if not _is_same(job, wait)]
 
-        async def work(connection: Connection) -> None:
-            if wait.phase is None and (wait.reason, wait.message) == (job.reason, job.message):
-                await job_store.visit_later(
-                    connection, job.id, job.version, next_visit_at_ms=next_ms
+        async def work(connection: Connection) -> frozenset[str]:
+            for job, wait in same:
+                await visit_later(
+                    connection, [(job.id, job.version)], next_visit_at_ms=_next_ms(wait, now_ms)
                 )
-                return
-            move = job_store.Move(
-                job.id,
-                job.version,
-                Phase.QUEUED,
-                now_ms,
-                phase=wait.phase,
-                reason=wait.reason,
-                message=wait.message,
-                next_visit_at_ms=next_ms,
-            )
-            await job_store.save_move(connection, move)
+            return await save_fresh_moves(connection, moves)
 
-        try:
-            await self._database.write(work)
-        except StaleRow:
+        if await self._database.write(work):
             self._wakes.launches.ring()
-        if wait.phase is not None:
+        if any(wait.phase is not None for _, wait in waits):
             self._wakes.intake.ring()  # it may have been an array's last element
+
+
+def _is_same(job: Job, wait: Wait) -> bool:
+    return wait.phase is None and (wait.reason, wait.message) == (job.reason, job.message)
+
+
+def _next_ms(wait: Wait, now_ms: int) -> int:
+    return FAR_MS if wait.retry_s is None else now_ms + int(wait.retry_s * 1000)
+
+
+def _move(job: Job, wait: Wait, now_ms: int) -> Move:
+    return Move(
+        job.id,
+        job.version,
+        Phase.QUEUED,
+        now_ms,
+        phase=wait.phase,
+        reason=wait.reason,
+        message=wait.message,
+        next_visit_at_ms=_next_ms(wait, now_ms),
+    )
 
 
 def _trouble(error: CloudError) -> Wait:

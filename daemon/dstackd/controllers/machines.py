@@ -6,30 +6,35 @@ whoever sees it gone has its last word already in the table.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
 
 from dstackd import protocol
-from dstackd.core.action import RequestStop, Terminate
-from dstackd.core.decide import Decision, decide
+from dstackd.core.action import Terminate
+from dstackd.core.decide import STAY, Decision, decide
 from dstackd.core.instance import Snapshot
 from dstackd.core.job import Attempt, Job
 from dstackd.core.limits import Limits
 from dstackd.core.observe import VISIBILITY_GRACE_MS, observe
-from dstackd.core.phase import TERMINAL, Outcome, Phase, Reason
-from dstackd.errors import CloudError, StaleRow, StoreBusy
+from dstackd.core.phase import HAS_MACHINE, TERMINAL, Outcome, Phase, Reason
+from dstackd.errors import CloudError
 from dstackd.ports import Bucket, Clock, Compute
 from dstackd.store import inbox as inbox_store
 from dstackd.store import jobs as job_store
 from dstackd.store import machines as store
+from dstackd.store.decisions import Decided, save_decisions
 from dstackd.store.engine import Connection, Database
+from dstackd.store.moves import FAR_MS
 from dstackd.wake import Heartbeats, Wakes
 
 log = structlog.get_logger(__name__)
 
 POISON_MAX = 5
+
+SAVED_AT_ONCE = 500
+"""Jobs of one transaction: cheap, and short enough not to hold submitters up."""
 
 SnapshotReader = Callable[[Snapshot], Awaitable[None]]
 
@@ -138,130 +143,110 @@ class Machines:
         await self._database.write(work)
 
     async def _reconcile(self, *, everything: bool) -> None:
+        """Decide and save, round by round: what was reported may carry a job through several phases at once."""
         due_at_ms = None if everything else self._clock.now_ms()
 
         async def read(connection: Connection) -> list[tuple[Job, Attempt]]:
             return await job_store.jobs_with_machines(connection, due_at_ms=due_at_ms)
 
-        to_terminate: list[Attempt] = []
-        for job, attempt in await self._database.read(read):
-            try:
-                to_terminate += await self._reconcile_job(job, attempt)
-            except StaleRow:
-                self._wakes.machines.ring()
-            except (
-                CloudError
-            ) as error:  # a stop request that did not get through: the next pass asks again
-                log.warning("stop_not_delivered", job_id=job.id, code=error.code)
-            except StoreBusy:
-                raise
-            except (
-                Exception
-            ):  # the one place where a bug in one job's path must not stop the others
-                log.exception("job_poisoned", job_id=job.id, phase=job.phase)
-                to_terminate += await self._give_up_on_poison(job, attempt)
-            else:
-                self._poison.pop(job.id, None)
-        await self._terminate(to_terminate)
+        jobs = await self._database.read(read)
+        to_stop: dict[str, Decided] = {}
+        to_terminate: dict[str, Attempt] = {}
+        while jobs:
+            now_ms = self._clock.now_ms()
+            decided = [self._decide(job, attempt, now_ms=now_ms) for job, attempt in jobs]
+            jobs = []
+            for start in range(0, len(decided), SAVED_AT_ONCE):
+                saved = await self._save(decided[start : start + SAVED_AT_ONCE], now_ms=now_ms)
+                for each in saved:
+                    for action in each.decision.actions:
+                        if isinstance(action, Terminate):
+                            to_terminate[action.instance_id] = each.attempt
+                        else:
+                            to_stop[action.instance_id] = each
+                    if each.decision.phase in HAS_MACHINE:
+                        jobs.append(each.after(now_ms))
+        await self._request_stops(to_stop.values())
+        await self._terminate(list(to_terminate.values()))
 
-    async def _give_up_on_poison(self, job: Job, attempt: Attempt) -> list[Attempt]:
-        """After POISON_MAX failed passes in a row the machine goes: a bug of ours must not cost money for ever."""
-        self._poison[job.id] = self._poison.get(job.id, 0) + 1
-        if self._poison[job.id] < POISON_MAX:
-            return []
-        if job.phase is not Phase.TERMINATING:
-            message = f"internal error, {POISON_MAX} passes in a row; see the daemon's log"
-            decision = Decision(
-                Phase.TERMINATING, Reason.INTERNAL_ERROR, message, outcome=Outcome.LOST
-            )
-            await self._save(job, attempt, decision, now_ms=self._clock.now_ms())
-        return [attempt]
-
-    async def _reconcile_job(self, job: Job, attempt: Attempt) -> list[Attempt]:
-        """Decide and save one job; returns its attempt if its machine is to be terminated."""
-        now_ms = self._clock.now_ms()
+    def _decide(self, job: Job, attempt: Attempt, *, now_ms: int) -> Decided:
         beat_ms = self._heartbeats.of(
             attempt.instance_id, now_ms=now_ms, age_max_ms=int(self._pace.heartbeats_s * 3000)
         )
         attempt = replace(attempt, heartbeat_at_ms=beat_ms)
         seen = observe(attempt.instance_id, self._snapshot, launched_at_ms=attempt.launched_at_ms)
-        decision = decide(job, attempt, seen, limits=self._limits, now_ms=now_ms)
-        await self._save(job, attempt, decision, now_ms=now_ms)
-        terminate: list[Attempt] = []
-        for action in decision.actions:
-            match action:
-                case RequestStop(instance_id=instance_id, reason=reason):
-                    body = protocol.canonical_json({"stop": {"reason": reason}})
-                    await self._bucket.put(protocol.control_key(instance_id), body)
-                    await self._mark([attempt], "stop_requested_at_ms")
-                case Terminate():
-                    terminate.append(attempt)
-        return terminate
-
-    async def _save(self, job: Job, attempt: Attempt, decision: Decision, *, now_ms: int) -> None:
-        async def work(connection: Connection) -> None:
-            if decision.phase is None:
-                await job_store.visit_later(
-                    connection, job.id, job.version, next_visit_at_ms=job_store.FAR_MS
-                )
-                return
-            await self._save_move(connection, job, attempt, decision, now_ms=now_ms)
-
-        if decision.phase is None and job.next_visit_at_ms == job_store.FAR_MS:
-            return
-        await self._database.write(work)
-        if decision.phase is None:
-            return
-        log.info(
-            "job_moved",
-            job_id=job.id,
-            attempt=attempt.number,
-            phase=decision.phase,
-            reason=decision.reason,
-            message=decision.message,
-        )
-        if decision.phase is Phase.QUEUED:
-            self._wakes.launches.ring()
-        elif decision.phase in TERMINAL:
-            self._wakes.intake.ring()
+        try:
+            decision = decide(job, attempt, seen, limits=self._limits, now_ms=now_ms)
+        except Exception:  # the one place where a bug in one job's path must not stop the others
+            log.exception("job_poisoned", job_id=job.id, phase=job.phase)
+            decision = self._poisoned(job, attempt)
         else:
-            self._wakes.machines.ring()  # what was reported may already carry it further
-            self._wakes.logs.ring()
+            self._poison.pop(job.id, None)
+        return Decided(job, attempt, decision)
 
-    async def _save_move(
-        self,
-        connection: Connection,
-        job: Job,
-        attempt: Attempt,
-        decision: Decision,
-        *,
-        now_ms: int,
-    ) -> None:
-        move = job_store.Move(
-            job.id,
-            job.version,
-            job.phase,
-            now_ms,
-            phase=decision.phase,
-            reason=decision.reason,
-            message=decision.message,
-            attempt=attempt.number,
-            next_visit_at_ms=now_ms,
-        )
-        changes: job_store.JobChanges = {}
-        if decision.outcome is not None:
-            await store.set_outcome(
-                connection, job_id=job.id, number=attempt.number, outcome=decision.outcome
-            )
+    def _poisoned(self, job: Job, attempt: Attempt) -> Decision:
+        """After POISON_MAX failed passes in a row the machine goes: a bug of ours must not cost money for ever."""
+        self._poison[job.id] = self._poison.get(job.id, 0) + 1
+        if self._poison[job.id] < POISON_MAX:
+            return STAY
+        terminate = (Terminate(attempt.instance_id),)
         if job.phase is Phase.TERMINATING:
-            changes["cost_usd"] = await store.end_attempt(
-                connection, job_id=job.id, number=attempt.number, now_ms=now_ms
+            return Decision(actions=terminate)
+        message = f"internal error, {POISON_MAX} passes in a row; see the daemon's log"
+        return Decision(
+            Phase.TERMINATING,
+            Reason.INTERNAL_ERROR,
+            message,
+            outcome=Outcome.LOST,
+            actions=terminate,
+        )
+
+    async def _save(self, decided: Sequence[Decided], *, now_ms: int) -> list[Decided]:
+        """Save in one transaction; returns those that were saved, or had nothing to save."""
+        news = [
+            each
+            for each in decided
+            if each.decision.phase is not None or each.job.next_visit_at_ms != FAR_MS
+        ]
+        if not news:
+            return list(decided)
+        stale = await self._database.write(
+            lambda connection: save_decisions(connection, news, now_ms=now_ms)
+        )
+        if stale:
+            self._wakes.machines.ring()
+        saved = [each for each in decided if each.job.id not in stale]
+        self._tell(each for each in saved if each.decision.phase is not None)
+        return saved
+
+    def _tell(self, moved: Iterable[Decided]) -> None:
+        for each in moved:
+            phase = each.decision.phase
+            log.info(
+                "job_moved",
+                job_id=each.job.id,
+                attempt=each.attempt.number,
+                phase=phase,
+                reason=each.decision.reason,
+                message=each.decision.message,
             )
-            if attempt.started_at_ms is None:
-                changes["boot_failures"] = job.boot_failures + 1
-        if decision.exit_code is not None:
-            changes["exit_code"] = decision.exit_code
-        await job_store.save_move(connection, move, **changes)
+            if phase is Phase.QUEUED:
+                self._wakes.launches.ring()
+            elif phase in TERMINAL:
+                self._wakes.intake.ring()
+            else:
+                self._wakes.logs.ring()
+
+    async def _request_stops(self, decided: Iterable[Decided]) -> None:
+        for each in decided:
+            key = protocol.control_key(each.attempt.instance_id)
+            body = protocol.canonical_json({"stop": {"reason": Reason.CANCEL_REQUESTED}})
+            try:
+                await self._bucket.put(key, body)
+            except CloudError as error:  # the next pass asks again
+                log.warning("stop_not_delivered", job_id=each.job.id, code=error.code)
+                continue
+            await self._mark([each.attempt], "stop_requested_at_ms")
 
     async def _terminate(self, attempts: Sequence[Attempt]) -> None:
         if not attempts:
@@ -274,16 +259,10 @@ class Machines:
         await self._mark(attempts, "terminate_requested_at_ms")
 
     async def _mark(self, attempts: Sequence[Attempt], column: str) -> None:
+        keys = [(attempt.job_id, attempt.number) for attempt in attempts]
         now_ms = self._clock.now_ms()
-
-        async def work(connection: Connection) -> None:
-            for attempt in attempts:
-                await inbox_store.mark_requested(
-                    connection,
-                    job_id=attempt.job_id,
-                    number=attempt.number,
-                    column=column,
-                    now_ms=now_ms,
-                )
-
-        await self._database.write(work)
+        await self._database.write(
+            lambda connection: inbox_store.mark_requested(
+                connection, keys, column=column, now_ms=now_ms
+            )
+        )

@@ -181,5 +181,6 @@ def _gpu_fits(kind: InstanceType, wanted: GpuRequest | None, *, by_name: bool) -
 
 def _gpu_memory_fits(memory_mib: int, wanted: Range[int]) -> bool:
     """EC2 reports some GPUs in powers of two (V100: 16,384 MiB) and some as the maker prints them (A10G, 24 GB: 22,888 MiB)."""
-    as_printed_mib = memory_mib * 1024**2 * 1024 // 10**9
+    # One more: 24e9 bytes are 22,888.2 MiB, and EC2 drops the fraction.
+    as_printed_mib = (memory_mib + 1) * 1024**3 // 10**9
     return memory_mib in wanted or as_printed_mib in wanted

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -19,7 +19,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
 
-from dstackd.errors import ConfigError, StoreBusy
+from dstackd.errors import ConfigError, InvariantError, StoreBusy
 from dstackd.ports import Clock
 
 T = TypeVar("T")
@@ -66,8 +66,7 @@ class Database:
         async with self._writing:
             while True:
                 try:
-                    async with self._writer.begin() as connection:
-                        return await work(connection)
+                    return await _uncancelled(self._writer.begin(), work)
                 except OperationalError as error:
                     if not _is_busy(error):
                         raise
@@ -78,8 +77,23 @@ class Database:
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run `work` in one read transaction: a consistent picture that blocks nobody."""
-        async with self._reading, self._reader.connect() as connection:
+        async with self._reading:
+            return await _uncancelled(self._reader.connect(), work)
+
+
+async def _uncancelled(
+    opened: AbstractAsyncContextManager[AsyncConnection],
+    work: Callable[[AsyncConnection], Awaitable[T]],
+) -> T:
+    """Run `work` to its end, whoever wants to stop: a transaction takes milliseconds.
+
+    A cancel in the middle of a statement makes SQLAlchemy's pool wait for ever for a thread of aiosqlite that
+    has ended, and the daemon's exit with it (sqlalchemy 2.1, aiosqlite 0.22: two stops of nine).
+    """
+    with anyio.CancelScope(shield=True):
+        async with opened as connection:
             return await work(connection)
+    raise InvariantError("a scope that nobody cancels swallows nothing")
 
 
 @asynccontextmanager
@@ -128,7 +142,9 @@ def create_shared_file(path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o660))
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o660)
+        os.fchmod(descriptor, 0o660)  # whatever the umask takes away
+        os.close(descriptor)
 
 
 def _sqlite_engine(url: URL, kind: str) -> AsyncEngine:

@@ -1,18 +1,31 @@
-"""What machines report, written onto attempts. Law: the first report of a fact wins; recording twice changes nothing."""
+"""What machines report, written onto attempts. Law: the first report of a fact wins; recording twice changes nothing.
+
+Reports of one pass are read against the attempts once and written together: a thousand machines cost a few statements.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Row, bindparam, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd import protocol
 from dstackd.protocol import InboxEvent
-from dstackd.store.jobs import add_event
+from dstackd.store.moves import IDS_MAX, add_events
 from dstackd.store.tables import ATTEMPT, JOB
+
+Reported = tuple[InboxEvent, int]
+"""An event and the LastModified of its object, which S3 lists in whole seconds."""
+
+AttemptKey = tuple[str, int]
+
+
+INTEGER_MAX = 2**31 - 1
+BIGINT_MAX = 2**63 - 1
+"""What PostgreSQL's columns hold; SQLite's hold the larger one."""
 
 
 class Receipt(StrEnum):
@@ -25,69 +38,127 @@ class Receipt(StrEnum):
     """No attempt of ours has this machine."""
 
 
+_FACTS = (
+    "booted_at_ms",
+    "started_at_ms",
+    "notice_at_ms",
+    "exited_at_ms",
+    "exit_code",
+    "exit_cause",
+    "sealed_at_ms",
+    "seal_verdict",
+    "artifact_files",
+    "artifact_bytes",
+    "seal_message",
+    "done_at_ms",
+    "log_lines_sent",
+    "log_bytes_sent",
+    "failed_stage",
+    "failed_message",
+)
+
+
 async def record(
-    connection: AsyncConnection, event: InboxEvent, *, at_ms: int, now_ms: int
-) -> Receipt:
-    """Write what the event says; `at_ms` is the object's LastModified, which S3 lists in whole seconds."""
-    found = await _find_attempt(connection, event)
-    if isinstance(found, Receipt):
-        return found
-    job_id, number = found
-    changes = _changes(event, at_ms)
-    if changes is None:
+    connection: AsyncConnection, reports: Sequence[Reported], *, now_ms: int
+) -> list[Receipt]:
+    """Write what the events say, in the order given; a receipt for each."""
+    known = await _attempts(connection, [event for event, _ in reports])
+    facts: dict[AttemptKey, dict[str, Any]] = {}
+    receipts: list[Receipt] = []
+    news: list[tuple[InboxEvent, AttemptKey]] = []
+    for event, at_ms in reports:
+        found = _find(event, known)
+        changes = None if isinstance(found, Receipt) else _changes(event, at_ms)
+        if isinstance(found, Receipt) or changes is None:
+            receipts.append(found if isinstance(found, Receipt) else Receipt.FOREIGN)
+            continue
+        receipts.append(Receipt.RECORDED)
+        key = (found.job_id, found.number)
+        own = facts.setdefault(key, {name: getattr(found, name) for name in _FACTS})
+        if own[next(iter(changes))] in {None, ""}:
+            own |= changes
+            news.append((event, key))
+    if news:
+        await _save(connection, {key: facts[key] for _, key in news}, news, now_ms=now_ms)
+    return receipts
+
+
+async def _attempts(
+    connection: AsyncConnection, events: Sequence[InboxEvent]
+) -> dict[AttemptKey | str, Row[Any]]:
+    """The attempts that the events may mean, by (job, number) and by instance id."""
+    known: dict[AttemptKey | str, Row[Any]] = {}
+    job_ids = list({event.job_id for event in events if event.job_id != "-"})
+    machines = list({event.instance_id for event in events if event.job_id == "-"})
+    columns = [ATTEMPT.c[name] for name in ("job_id", "number", "instance_id", *_FACTS)]
+    for start in range(0, max(len(job_ids), len(machines)), IDS_MAX):
+        statement = select(*columns).where(
+            or_(
+                ATTEMPT.c.job_id.in_(job_ids[start : start + IDS_MAX]),
+                ATTEMPT.c.instance_id.in_(machines[start : start + IDS_MAX]),
+            )
+        )
+        for row in await connection.execute(statement):
+            known[row.job_id, row.number] = row
+            if row.instance_id is not None:
+                known[row.instance_id] = row
+    return known
+
+
+def _find(event: InboxEvent, known: Mapping[AttemptKey | str, Row[Any]]) -> Row[Any] | Receipt:
+    if event.job_id == "-":  # the machine does not know its job: the instance id has to do
+        return known.get(event.instance_id, Receipt.FOREIGN)
+    row = known.get((event.job_id, event.attempt))
+    if row is None:
         return Receipt.FOREIGN
-    first = next(iter(changes))
-    result = await connection.execute(
+    if row.instance_id is None:
+        return Receipt.TOO_EARLY
+    return row if row.instance_id == event.instance_id else Receipt.FOREIGN
+
+
+async def _save(
+    connection: AsyncConnection,
+    facts: Mapping[AttemptKey, Mapping[str, Any]],
+    news: Sequence[tuple[InboxEvent, AttemptKey]],
+    *,
+    now_ms: int,
+) -> None:
+    await connection.execute(
         update(ATTEMPT)
         .where(
-            ATTEMPT.c.job_id == job_id,
-            ATTEMPT.c.number == number,
-            ATTEMPT.c[first].is_(None) if first.endswith("_ms") else ATTEMPT.c[first] == "",
+            ATTEMPT.c.job_id == bindparam("the_job"), ATTEMPT.c.number == bindparam("the_number")
         )
-        .values(**changes)
+        .values({name: bindparam(name) for name in _FACTS}),
+        [{**own, "the_job": key[0], "the_number": key[1]} for key, own in facts.items()],
     )
-    if result.rowcount == 1:
-        await _note(connection, event, job_id, number, now_ms=now_ms)
-    return Receipt.RECORDED
-
-
-async def _find_attempt(
-    connection: AsyncConnection, event: InboxEvent
-) -> tuple[str, int] | Receipt:
-    if event.job_id == "-":  # the machine does not know its job: the instance id has to do
-        statement = select(ATTEMPT.c.job_id, ATTEMPT.c.number).where(
-            ATTEMPT.c.instance_id == event.instance_id
-        )
-        row = (await connection.execute(statement)).first()
-        return Receipt.FOREIGN if row is None else (row.job_id, row.number)
-    statement = select(ATTEMPT.c.instance_id).where(
-        ATTEMPT.c.job_id == event.job_id, ATTEMPT.c.number == event.attempt
-    )
-    found = (await connection.execute(statement)).first()
-    if found is None:
-        return Receipt.FOREIGN
-    if found.instance_id is None:
-        return Receipt.TOO_EARLY
-    if found.instance_id != event.instance_id:
-        return Receipt.FOREIGN
-    return event.job_id, event.attempt
-
-
-async def _note(
-    connection: AsyncConnection, event: InboxEvent, job_id: str, number: int, *, now_ms: int
-) -> None:
-    values: dict[str, Any] = {"next_visit_at_ms": 0}
-    if event.kind == protocol.STARTED:
-        values |= {"ran_attempts": JOB.c.ran_attempts + 1, "boot_failures": 0}
-    await connection.execute(update(JOB).where(JOB.c.id == job_id).values(values))
-    await add_event(
+    started = {key[0] for event, key in news if event.kind == protocol.STARTED}
+    woken = {key[0] for key in facts}
+    await _wake(connection, woken - started)
+    await _wake(connection, started, ran_attempts=JOB.c.ran_attempts + 1, boot_failures=0)
+    await add_events(
         connection,
-        at_ms=now_ms,
-        job_id=job_id,
-        attempt=number,
-        kind=f"machine_{event.kind}",
-        message=" ".join(event.fields),
+        (
+            {
+                "at_ms": now_ms,
+                "job_id": job_id,
+                "attempt": number,
+                "kind": f"machine_{event.kind}",
+                "message": " ".join(event.fields),
+            }
+            for event, (job_id, number) in news
+        ),
     )
+
+
+async def _wake(connection: AsyncConnection, job_ids: set[str], **values: Any) -> None:  # noqa: ANN401 - SQL expressions
+    """Have the jobs looked at; their version rises, so that nobody saves over what has just been learnt."""
+    if job_ids:
+        await connection.execute(
+            update(JOB)
+            .where(JOB.c.id == bindparam("the_job"))
+            .values(next_visit_at_ms=0, version=JOB.c.version + 1, **values),
+            [{"the_job": job_id} for job_id in sorted(job_ids)],
+        )
 
 
 def _changes(event: InboxEvent, at_ms: int) -> Mapping[str, Any] | None:
@@ -103,14 +174,14 @@ def _changes(event: InboxEvent, at_ms: int) -> Mapping[str, Any] | None:
         case protocol.EXITED:
             return {
                 "exited_at_ms": at_ms,
-                "exit_code": _number(fields[0]),
+                "exit_code": _number(fields[0], max_=INTEGER_MAX),
                 "exit_cause": fields[1] or "exit",
             }
         case protocol.SEALED:
             return {
                 "sealed_at_ms": at_ms,
                 "seal_verdict": fields[0],
-                "artifact_files": _number(fields[1]),
+                "artifact_files": _number(fields[1], max_=INTEGER_MAX),
                 "artifact_bytes": _number(fields[2]),
                 "seal_message": fields[3],
             }
@@ -126,12 +197,13 @@ def _changes(event: InboxEvent, at_ms: int) -> Mapping[str, Any] | None:
             return None
 
 
-def _number(field: str) -> int | None:
-    return int(field) if field.isdecimal() else None
+def _number(field: str, *, max_: int = BIGINT_MAX) -> int | None:
+    """The figure; None for what is none, or does not fit into its column: anybody may write into a bucket."""
+    return int(field) if field.isdecimal() and int(field) <= max_ else None
 
 
 async def mark_requested(
-    connection: AsyncConnection, *, job_id: str, number: int, column: str, now_ms: int
+    connection: AsyncConnection, attempts: Sequence[AttemptKey], *, column: str, now_ms: int
 ) -> None:
     """Remember that a stop or a terminate was asked for: `stop_requested_at_ms` or `terminate_requested_at_ms`."""
     value: Any = now_ms
@@ -139,6 +211,9 @@ async def mark_requested(
         value = func.coalesce(ATTEMPT.c[column], now_ms)
     await connection.execute(
         update(ATTEMPT)
-        .where(ATTEMPT.c.job_id == job_id, ATTEMPT.c.number == number)
-        .values({column: value})
+        .where(
+            ATTEMPT.c.job_id == bindparam("the_job"), ATTEMPT.c.number == bindparam("the_number")
+        )
+        .values({column: value}),
+        [{"the_job": job_id, "the_number": number} for job_id, number in attempts],
     )

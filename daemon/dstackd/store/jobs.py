@@ -1,125 +1,26 @@
-"""Reading and saving jobs. Law: a save is guarded by the row's version, moves along TRANSITIONS, and leaves one event."""
+"""Reading jobs, and the few writes that are no moves. Law: what comes out is frozen and parsed; a spec is parsed once."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypedDict, Unpack
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 from sqlalchemy import Row, Select, and_, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd.core.instance import Market
 from dstackd.core.job import Attempt, Job
-from dstackd.core.phase import TERMINAL, TRANSITIONS, Outcome, Phase, Reason
-from dstackd.errors import StaleRow, require
+from dstackd.core.phase import Outcome, Phase, Reason
 from dstackd.spec.errors import SpecError
 from dstackd.spec.model import JobSpec
 from dstackd.spec.parse import parse_spec_json
-from dstackd.store.tables import ATTEMPT, EVENT, JOB
+from dstackd.store.tables import ATTEMPT, JOB
 
-FAR_MS = 9_007_199_254_740_991
-"""`next_visit_at_ms` of a job that only an event can move on."""
-
-
-class JobChanges(TypedDict, total=False):
-    """Columns of `job` that a save may set beside the phase."""
-
-    name: str
-    exit_code: int | None
-    attempt: int
-    ran_attempts: int
-    boot_failures: int
-    cost_usd: float
-    inputs_digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """One guarded save of one job. `phase` None keeps the phase (a new waiting reason, a next visit)."""
-
-    job_id: str
-    version: int
-    phase_from: Phase
-    now_ms: int
-    phase: Phase | None = None
-    reason: Reason | None = None
-    message: str = ""
-    attempt: int | None = None
-    next_visit_at_ms: int = FAR_MS
-    detail: dict[str, Any] = field(default_factory=dict)
-
-
-async def save_move(connection: AsyncConnection, move: Move, **changes: Unpack[JobChanges]) -> None:
-    """Write the move and its event. Raises StaleRow when the row has moved on meanwhile."""
-    values: dict[str, Any] = {
-        **changes,
-        "version": move.version + 1,
-        "reason": move.reason,
-        "message": move.message,
-        "next_visit_at_ms": move.next_visit_at_ms,
-    }
-    if move.phase is not None:
-        require(
-            move.phase in TRANSITIONS[move.phase_from],
-            f"job {move.job_id}: {move.phase_from} -> {move.phase} is not a legal move",
-        )
-        values |= {"phase": move.phase, "phase_since_ms": move.now_ms}
-        if move.phase in TERMINAL:
-            values["finished_at_ms"] = move.now_ms
-    result = await connection.execute(
-        update(JOB).where(JOB.c.id == move.job_id, JOB.c.version == move.version).values(values)
-    )
-    if result.rowcount != 1:
-        message = f"job {move.job_id} is no longer at version {move.version}"
-        raise StaleRow(message)
-    await add_event(
-        connection,
-        at_ms=move.now_ms,
-        job_id=move.job_id,
-        attempt=move.attempt,
-        kind="phase" if move.phase is not None else "waiting",
-        phase_from=move.phase_from,
-        phase_to=move.phase,
-        reason=move.reason,
-        message=move.message,
-        detail=json.dumps(move.detail),
-    )
-
-
-async def visit_later(
-    connection: AsyncConnection, job_id: str, version: int, *, next_visit_at_ms: int
-) -> None:
-    """Postpone the next look at a job; no event, and no version change, since nothing was decided.
-
-    Guarded by the version, so that a wake-up which came in between is not slept through.
-    """
-    await connection.execute(
-        update(JOB)
-        .where(JOB.c.id == job_id, JOB.c.version == version)
-        .values(next_visit_at_ms=next_visit_at_ms)
-    )
-
-
-class EventFields(TypedDict, total=False):
-    """Columns of `event`."""
-
-    job_id: str | None
-    attempt: int | None
-    phase_from: str | None
-    phase_to: str | None
-    reason: str | None
-    message: str
-    detail: str
-
-
-async def add_event(
-    connection: AsyncConnection, *, at_ms: int, kind: str, **fields: Unpack[EventFields]
-) -> None:
-    """Append to the history."""
-    values = {"message": "", "detail": "{}", **fields, "at_ms": at_ms, "kind": kind}
-    await connection.execute(insert(EVENT).values(values))
+SPECS_KEPT = 20_000
+"""Parsed specs in memory: a live job is read on every pass, and its text never changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +92,9 @@ async def queued_jobs(connection: AsyncConnection, *, due_at_ms: int, count_max:
 async def jobs_to_stage(connection: AsyncConnection) -> list[Job]:
     """Queued jobs whose inputs are not in the bucket yet."""
     statement = (
-        select(JOB).where(JOB.c.phase == "queued", JOB.c.inputs_digest == "[]").order_by(JOB.c.seq)
+        select(JOB)
+        .where(JOB.c.phase == "queued", JOB.c.inputs_digest == "[]")
+        .order_by(JOB.c.priority.desc(), JOB.c.seq)  # the order of the index job_queued
     )
     jobs = [job_of(row) for row in await connection.execute(statement)]
     return [job for job in jobs if job.spec.inputs]
@@ -270,11 +173,7 @@ def job_of(row: Row[Any]) -> Job:
     A spec that this version cannot read (an older one accepted it, or somebody wrote around the triggers) must not
     stop the other rows of the pass: it is told in `spec_problem`.
     """
-    spec_problem = ""
-    try:
-        spec = parse_spec_json(row.spec)
-    except SpecError as error:
-        spec, spec_problem = JobSpec(commands=()), str(error)
+    spec, spec_problem = _parsed(row.spec)
     return Job(
         id=row.id,
         seq=row.seq,
@@ -296,6 +195,14 @@ def job_of(row: Row[Any]) -> Job:
         next_visit_at_ms=row.next_visit_at_ms,
         inputs_digest=tuple(json.loads(row.inputs_digest)),
     )
+
+
+@lru_cache(maxsize=SPECS_KEPT)
+def _parsed(text: str) -> tuple[JobSpec, str]:
+    try:
+        return parse_spec_json(text), ""
+    except SpecError as error:
+        return JobSpec(commands=()), str(error)
 
 
 def attempt_of(row: Row[Any]) -> Attempt:

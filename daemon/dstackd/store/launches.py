@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import Row, bindparam, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd.core.instance import Market
 from dstackd.core.launching import Launched, LaunchRequest
 from dstackd.core.offering import Offering
 from dstackd.core.phase import Phase, Reason
-from dstackd.store.jobs import Move, add_event, save_move
+from dstackd.store.moves import Move, add_events, save_moves
 from dstackd.store.requests import dump_request, load_request
 from dstackd.store.tables import ATTEMPT, JOB, LAUNCH, MACHINE
 
@@ -61,32 +62,27 @@ async def commit_intent(
             created_at_ms=now_ms,
         )
     )
-    for index, member in enumerate(members):
-        await _commit_member(connection, request, offering, member, index=index, now_ms=now_ms)
-
-
-async def _commit_member(
-    connection: AsyncConnection,
-    request: LaunchRequest,
-    offering: Offering,
-    member: Member,
-    *,
-    index: int,
-    now_ms: int,
-) -> None:
+    await save_moves(connection, [_intent(request, offering, member, now_ms) for member in members])
     await connection.execute(
-        insert(ATTEMPT).values(
-            job_id=member.job_id,
-            number=member.attempt,
-            launch_id=request.launch_id,
-            launch_index=index,
-            instance_type=offering.instance_type,
-            zone=offering.zone,
-            market=offering.market,
-            price_usd_h=offering.price_usd_h,
-        )
+        insert(ATTEMPT),
+        [
+            {
+                "job_id": member.job_id,
+                "number": member.attempt,
+                "launch_id": request.launch_id,
+                "launch_index": index,
+                "instance_type": offering.instance_type,
+                "zone": offering.zone,
+                "market": offering.market,
+                "price_usd_h": offering.price_usd_h,
+            }
+            for index, member in enumerate(members)
+        ],
     )
-    move = Move(
+
+
+def _intent(request: LaunchRequest, offering: Offering, member: Member, now_ms: int) -> Move:
+    return Move(
         member.job_id,
         member.version,
         Phase.QUEUED,
@@ -96,8 +92,8 @@ async def _commit_member(
         message=f"asking EC2 for {offering.instance_type} ({offering.market}) in {offering.zone}",
         attempt=member.attempt,
         detail={"launch": request.launch_id, "offering": offering.key},
+        changes={"attempt": member.attempt},
     )
-    await save_move(connection, move, attempt=member.attempt)
 
 
 async def open_launches(connection: AsyncConnection) -> list[Launch]:
@@ -128,20 +124,42 @@ async def save_answer(
         return
     machines = {machine.launch_index: machine for machine in launched}
     request = launch.request
-    if machines:
+    members = await _members(connection, launch.id)
+    given = [
+        (member, machines[member.launch_index])
+        for member in members
+        if member.launch_index in machines
+    ]
+    rest = [member for member in members if member.launch_index not in machines]
+    if given:
         await connection.execute(
             insert(MACHINE),
             [_machine_values(request, machine, price, now_ms) for machine in launched],
         )
-    for member in await _members(connection, launch.id):
-        machine = machines.get(member.launch_index)
-        if machine is None:
-            message = (
-                f"EC2 gave {len(machines)} of {request.count} machines; asking for the rest again"
-            )
-            await _back_to_queue(connection, member, Reason.NO_CAPACITY, message, now_ms=now_ms)
-        else:
-            await _booting(connection, request, member, machine, now_ms=now_ms)
+        await _set_instances(connection, given, now_ms=now_ms)
+        await save_moves(connection, [_booting(request, *pair, now_ms=now_ms) for pair in given])
+    message = f"EC2 gave {len(machines)} of {request.count} machines; asking for the rest again"
+    await _back_to_queue(connection, rest, Reason.NO_CAPACITY, message, now_ms=now_ms)
+
+
+async def _set_instances(
+    connection: AsyncConnection, given: Sequence[tuple[Row[Any], Launched]], *, now_ms: int
+) -> None:
+    await connection.execute(
+        update(ATTEMPT)
+        .where(
+            ATTEMPT.c.job_id == bindparam("the_job"), ATTEMPT.c.number == bindparam("the_number")
+        )
+        .values(instance_id=bindparam("the_instance"), launched_at_ms=now_ms),
+        [
+            {
+                "the_job": member.id,
+                "the_number": member.attempt,
+                "the_instance": machine.instance_id,
+            }
+            for member, machine in given
+        ],
+    )
 
 
 def _machine_values(
@@ -162,20 +180,8 @@ def _machine_values(
     }
 
 
-async def _booting(
-    connection: AsyncConnection,
-    request: LaunchRequest,
-    member: Row[Any],
-    machine: Launched,
-    *,
-    now_ms: int,
-) -> None:
-    await connection.execute(
-        update(ATTEMPT)
-        .where(ATTEMPT.c.job_id == member.id, ATTEMPT.c.number == member.attempt)
-        .values(instance_id=machine.instance_id, launched_at_ms=now_ms)
-    )
-    move = Move(
+def _booting(request: LaunchRequest, member: Row[Any], machine: Launched, *, now_ms: int) -> Move:
+    return Move(
         member.id,
         member.version,
         Phase.LAUNCHING,
@@ -187,28 +193,41 @@ async def _booting(
         next_visit_at_ms=now_ms,
         detail={"instance": machine.instance_id, "spot_request": machine.spot_request_id},
     )
-    await save_move(connection, move)
 
 
 async def _back_to_queue(
-    connection: AsyncConnection, member: Row[Any], reason: Reason, message: str, *, now_ms: int
+    connection: AsyncConnection,
+    members: Sequence[Row[Any]],
+    reason: Reason,
+    message: str,
+    *,
+    now_ms: int,
 ) -> None:
-    """Nothing ran, so the attempt does not count: its number is used again."""
+    """Nothing ran, so the attempts do not count: their numbers are used again."""
+    if not members:
+        return
     await connection.execute(
-        delete(ATTEMPT).where(ATTEMPT.c.job_id == member.id, ATTEMPT.c.number == member.attempt)
+        delete(ATTEMPT).where(
+            ATTEMPT.c.job_id == bindparam("the_job"), ATTEMPT.c.number == bindparam("the_number")
+        ),
+        [{"the_job": member.id, "the_number": member.attempt} for member in members],
     )
-    move = Move(
-        member.id,
-        member.version,
-        Phase.LAUNCHING,
-        now_ms,
-        phase=Phase.QUEUED,
-        reason=reason,
-        message=message,
-        attempt=member.attempt,
-        next_visit_at_ms=now_ms,
-    )
-    await save_move(connection, move, attempt=member.attempt - 1)
+    moves = [
+        Move(
+            member.id,
+            member.version,
+            Phase.LAUNCHING,
+            now_ms,
+            phase=Phase.QUEUED,
+            reason=reason,
+            message=message,
+            attempt=member.attempt,
+            next_visit_at_ms=now_ms,
+            changes={"attempt": member.attempt - 1},
+        )
+        for member in members
+    ]
+    await save_moves(connection, moves)
 
 
 async def save_failure(
@@ -226,8 +245,8 @@ async def save_failure(
     )
     if closed is None:
         return
-    for member in await _members(connection, launch.id):
-        await _back_to_queue(connection, member, reason, message, now_ms=now_ms)
+    members = await _members(connection, launch.id)
+    await _back_to_queue(connection, members, reason, message, now_ms=now_ms)
 
 
 async def _close(
@@ -250,11 +269,11 @@ async def _close(
     ).one_or_none()
     if row is None:
         return None
-    await add_event(
-        connection,
-        at_ms=now_ms,
-        kind=f"launch_{state}",
-        message=message,
-        detail=f'{{"launch": "{launch_id}"}}',
-    )
+    event = {
+        "at_ms": now_ms,
+        "kind": f"launch_{state}",
+        "message": message,
+        "detail": json.dumps({"launch": launch_id}),
+    }
+    await add_events(connection, [event])
     return row.backend, row.price_usd_h

@@ -55,5 +55,5 @@ async def save_seen(
     await connection.execute(
         update(JOB)
         .where(JOB.c.id == job_id, JOB.c.finished_at_ms.is_(None))
-        .values(next_visit_at_ms=0)
+        .values(next_visit_at_ms=0, version=JOB.c.version + 1)
     )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import exists, insert, or_, select, update
+from sqlalchemy import Select, bindparam, exists, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd.core.cost import machine_cost_usd
 from dstackd.core.instance import Instance, InstanceState
 from dstackd.core.phase import Outcome
-from dstackd.store.jobs import add_event
+from dstackd.store.moves import IDS_MAX, add_events
 from dstackd.store.tables import ATTEMPT, JOB, LAUNCH, MACHINE
 
 
@@ -37,12 +37,12 @@ async def live_machines(connection: AsyncConnection) -> list[LiveMachine]:
 async def needed(connection: AsyncConnection) -> tuple[frozenset[str], frozenset[str]]:
     """(instance ids of attempts that are not over, ids of launches without a saved answer)."""
     ids = await connection.execute(
-        select(ATTEMPT.c.instance_id).where(
-            ATTEMPT.c.ended_at_ms.is_(None), ATTEMPT.c.instance_id.is_not(None)
-        )
+        # Not "instance_id IS NOT NULL" here: SQLite would walk the index of all attempts that ever were.
+        select(ATTEMPT.c.instance_id).where(ATTEMPT.c.ended_at_ms.is_(None))
     )
     launches = await connection.execute(select(LAUNCH.c.id).where(LAUNCH.c.state == "intended"))
-    return frozenset(ids.scalars()), frozenset(launches.scalars())
+    needed_ids = frozenset(each for each in ids.scalars() if each is not None)
+    return needed_ids, frozenset(launches.scalars())
 
 
 async def anything_live(connection: AsyncConnection) -> bool:
@@ -56,16 +56,29 @@ async def anything_live(connection: AsyncConnection) -> bool:
 
 
 async def save_states(
-    connection: AsyncConnection, instances: Iterable[Instance], *, now_ms: int
+    connection: AsyncConnection, instances: Sequence[Instance], *, now_ms: int
 ) -> None:
     """Write the states that have changed; a machine that is terminated is gone."""
-    for instance in instances:
-        values: dict[str, Any] = {"state": instance.state, "state_reason": instance.state_reason}
-        if instance.state is InstanceState.TERMINATED:
-            values["gone_at_ms"] = now_ms
-        await connection.execute(
-            update(MACHINE).where(MACHINE.c.instance_id == instance.instance_id).values(values)
-        )
+    if not instances:
+        return
+    await connection.execute(
+        update(MACHINE)
+        .where(MACHINE.c.instance_id == bindparam("the_instance"))
+        .values(
+            state=bindparam("the_state"),
+            state_reason=bindparam("the_reason"),
+            gone_at_ms=bindparam("the_end"),
+        ),
+        [
+            {
+                "the_instance": instance.instance_id,
+                "the_state": instance.state,
+                "the_reason": instance.state_reason,
+                "the_end": now_ms if instance.state is InstanceState.TERMINATED else None,
+            }
+            for instance in instances
+        ],
+    )
 
 
 async def save_absent(
@@ -103,43 +116,79 @@ async def adopt_orphan(
                 launched_at_ms=instance.launched_at_ms,
             )
         )
-    await add_event(
-        connection,
-        at_ms=now_ms,
-        kind="orphan",
-        message=f"{instance.instance_id} (launch {instance.launch_id or '?'}) has no live attempt; terminating it",
-    )
+    message = f"{instance.instance_id} (launch {instance.launch_id or '?'}) has no live attempt; terminating it"
+    await add_events(connection, [{"at_ms": now_ms, "kind": "orphan", "message": message}])
 
 
-async def end_attempt(
-    connection: AsyncConnection, *, job_id: str, number: int, now_ms: int
-) -> float:
-    """Close an attempt whose machine is gone; returns the job's cost so far in USD (an estimate)."""
-    row = (
-        await connection.execute(
-            select(ATTEMPT.c.launched_at_ms, ATTEMPT.c.price_usd_h, MACHINE.c.gone_at_ms)
-            .join(MACHINE, MACHINE.c.instance_id == ATTEMPT.c.instance_id, isouter=True)
-            .where(ATTEMPT.c.job_id == job_id, ATTEMPT.c.number == number)
-        )
-    ).one()
-    cost_usd = machine_cost_usd(
-        row.price_usd_h, from_ms=row.launched_at_ms, until_ms=row.gone_at_ms or now_ms
-    )
-    await connection.execute(
-        update(ATTEMPT)
-        .where(ATTEMPT.c.job_id == job_id, ATTEMPT.c.number == number)
-        .values(ended_at_ms=now_ms, cost_usd=cost_usd)
-    )
-    total = await connection.execute(select(JOB.c.cost_usd).where(JOB.c.id == job_id))
-    return float(total.scalar_one()) + cost_usd
-
-
-async def set_outcome(
-    connection: AsyncConnection, *, job_id: str, number: int, outcome: Outcome
+async def end_attempts(
+    connection: AsyncConnection, attempts: Sequence[tuple[str, int]], *, now_ms: int
 ) -> None:
-    """Write how the attempt ended; the first outcome stays."""
+    """Close attempts whose machine is gone, and add their (estimated) cost to their jobs."""
+    rows = [
+        row
+        for start in range(0, len(attempts), IDS_MAX)
+        for row in await connection.execute(_bills(attempts[start : start + IDS_MAX]))
+    ]
+    wanted = set(attempts)
+    ended = [
+        {
+            "the_job": row.job_id,
+            "the_number": row.number,
+            "the_cost": machine_cost_usd(
+                row.price_usd_h, from_ms=row.launched_at_ms, until_ms=row.gone_at_ms or now_ms
+            ),
+        }
+        for row in rows
+        if (row.job_id, row.number) in wanted
+    ]
+    if not ended:
+        return
     await connection.execute(
         update(ATTEMPT)
-        .where(ATTEMPT.c.job_id == job_id, ATTEMPT.c.number == number, ATTEMPT.c.outcome.is_(None))
-        .values(outcome=outcome)
+        .where(
+            ATTEMPT.c.job_id == bindparam("the_job"), ATTEMPT.c.number == bindparam("the_number")
+        )
+        .values(ended_at_ms=now_ms, cost_usd=bindparam("the_cost")),
+        ended,
+    )
+    await connection.execute(
+        update(JOB)
+        .where(JOB.c.id == bindparam("the_job"))
+        .values(cost_usd=JOB.c.cost_usd + bindparam("the_cost")),
+        [{name: row[name] for name in ("the_job", "the_cost")} for row in ended],
+    )
+
+
+def _bills(attempts: Sequence[tuple[str, int]]) -> Select[Any]:
+    return (
+        select(
+            ATTEMPT.c.job_id,
+            ATTEMPT.c.number,
+            ATTEMPT.c.launched_at_ms,
+            ATTEMPT.c.price_usd_h,
+            MACHINE.c.gone_at_ms,
+        )
+        .join(MACHINE, MACHINE.c.instance_id == ATTEMPT.c.instance_id, isouter=True)
+        .where(ATTEMPT.c.job_id.in_([job_id for job_id, _ in attempts]))
+    )
+
+
+async def set_outcomes(
+    connection: AsyncConnection, outcomes: Sequence[tuple[str, int, Outcome]]
+) -> None:
+    """Write how attempts ended, given as (job, number, outcome); the first outcome stays."""
+    if not outcomes:
+        return
+    await connection.execute(
+        update(ATTEMPT)
+        .where(
+            ATTEMPT.c.job_id == bindparam("the_job"),
+            ATTEMPT.c.number == bindparam("the_number"),
+            ATTEMPT.c.outcome.is_(None),
+        )
+        .values(outcome=bindparam("the_outcome")),
+        [
+            {"the_job": job_id, "the_number": number, "the_outcome": outcome}
+            for job_id, number, outcome in outcomes
+        ],
     )
