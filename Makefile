@@ -1,0 +1,55 @@
+# What a person does with a fresh clone. Each target makes what it needs first; all that is required
+# is Python 3.11 or newer. Written for GNU make 3.81 and newer.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-local demo dev test check bench lock wheel clean
+MAKEFLAGS += --no-print-directory
+# More arguments for the program behind a target: make test ARGS="tests/core -x"
+ARGS ?=
+BENCH ?=
+PYTHON ?=
+export PYTHON
+
+bin := .venv/bin
+# What runs on a machine, with the Python of its image.
+on_the_machine := $(addprefix daemon/dstackd/,runner protocol.py launch_document.py artifact_manifest.py)
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
+
+setup: ## Make .venv with everything that tests and checks need (about a minute, once)
+	@sh requirements/install.sh dev
+
+setup-local:
+	@sh requirements/install.sh local
+
+demo: setup-local ## Watch real jobs go through their whole life on a cloud on this machine
+	@$(bin)/dstackd demo $(ARGS)
+
+dev: setup-local ## Run the daemon against a cloud on this machine, until Ctrl-C
+	@$(bin)/dstackd dev $(ARGS)
+
+test: setup ## Run the tests: make test ARGS="tests/core -x"
+	@$(bin)/python -m pytest $(ARGS)
+
+check: setup ## Formatting, lint, types, import contracts, the runner's Python version, shell syntax
+	@$(bin)/ruff format --check --quiet . || { echo "mend with: $(bin)/ruff format ." >&2; exit 1; }
+	@$(bin)/ruff check --quiet .
+	@$(bin)/mypy
+	@$(bin)/lint-imports --no-logo
+	@$(bin)/vermin --quiet --no-tips --violations --target=3.9- $(on_the_machine)
+	@for script in requirements/*.sh; do sh -n $$script || exit 1; done
+	@for script in .ci/run $$(find daemon -name '*.bash' -o -name '*.sh'); do bash -n $$script || exit 1; done
+
+bench: setup ## Run one benchmark, JSON lines on stdout: make bench BENCH=name (without a name: list them)
+	@$(bin)/python -m tests.benchmarks $(BENCH) $(ARGS)
+
+lock: ## Write requirements/*.txt anew from pyproject.toml (needs uv)
+	@sh requirements/lock.sh $(ARGS)
+
+wheel: setup-local ## Build dist/dstackd-*.whl
+	@$(bin)/python -m hatchling build --target wheel
+
+clean: ## Remove what tools left behind; .venv stays (rm -rf .venv to start over)
+	@rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .venv.lock
+	@find daemon migrations tests -name __pycache__ -type d -prune -exec rm -rf {} +
