@@ -194,6 +194,7 @@ class Loops(Section):
     heartbeats_s: Number = Field(default=30.0, ge=0.1, le=300)
     logs_s: Number = Field(default=2.0, ge=0.1, le=60)
     intake_fallback_s: Number = Field(default=1.0, ge=0.05, le=60)
+    interruptions_s: Number = Field(default=12.0, ge=0.1, le=60)
     idle_sweep_s: Number = Field(default=60.0, ge=0.5, le=3600)
     retention_s: Number = Field(default=300.0, ge=1, le=_DAY_S)
 
