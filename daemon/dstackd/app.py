@@ -25,6 +25,7 @@ from dstackd.config import Settings
 from dstackd.controllers.inbox import Inbox
 from dstackd.controllers.inputs import Inputs
 from dstackd.controllers.intake import Intake
+from dstackd.controllers.interruptions import Interruptions
 from dstackd.controllers.launches import LaunchBounds, Launches
 from dstackd.controllers.logs import Logs
 from dstackd.controllers.machines import MachinePace, Machines
@@ -215,6 +216,7 @@ def build_loops(parts: Parts) -> list[Supervised]:
         Supervised(_launches(parts), wakes.launches),
         Supervised(_machines(parts, inbox), wakes.machines),
         Supervised(inbox, wakes.inbox),
+        Supervised(_interruptions(parts), Wake()),
         Supervised(_logs(parts), wakes.logs),
         Supervised(_retention(parts), Wake()),
     ]
@@ -321,6 +323,16 @@ def _inbox(parts: Parts) -> Inbox:
         interval_s=loops.inbox_s,
         heartbeats_s=loops.heartbeats_s,
         idle_s=loops.idle_sweep_s,
+    )
+
+
+def _interruptions(parts: Parts) -> Interruptions:
+    return Interruptions(
+        parts.database,
+        compute=parts.backend.compute,
+        clock=parts.clock,
+        wakes=parts.wakes,
+        interval_s=parts.settings.loops.interruptions_s,
     )
 
 

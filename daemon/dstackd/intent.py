@@ -90,10 +90,8 @@ def _job_document(index: int, job: Job) -> JobDocument:
         commands=spec.commands,
         env=dict(spec.env),
         working_dir=spec.working_dir,
-        inputs=tuple(
-            InputDocument(sha256=digest, target=source.target)
-            for digest, source in zip(job.inputs_digest, spec.inputs, strict=True)
-        ),
+        # The names in a tar are those in the job's folder, so that a file can be an input as well as a folder.
+        inputs=tuple(InputDocument(sha256=digest) for digest in job.inputs_digest),
         artifacts=tuple(artifact.path for artifact in spec.artifacts),
         max_duration_s=spec.max_duration_s,
         stop_grace_s=spec.stop_grace_s,

@@ -11,7 +11,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 SINGLE_NAME_MODE = 0o644
 
@@ -47,35 +47,46 @@ def check_allowed(source: str, allowed_roots: tuple[Path, ...]) -> Path:
     return real
 
 
-def pack(source: Path, target: Path) -> Packed:
-    """Write the tar of `source` (a folder's contents, or one file under its name) to `target`."""
+def pack(source: Path, *, at: str, tar_path: Path) -> Packed:
+    """Write the tar of `source` to `tar_path`, its names as they shall be in the job's folder.
+
+    A folder's contents lie below `at` (`.` is the job's folder itself), a file is called `at`.
+    """
     try:
         with (
-            target.open("wb") as file,
+            tar_path.open("wb") as file,
             tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar,
         ):
-            for path, name in _entries(source):
+            for path, name in _entries(source, PurePosixPath(at)):
                 _add(tar, path, name)
     except OSError as error:
         message = f"{error.filename or source}: {error.strerror or error}"
         raise UnreadableInput(message) from error
-    with target.open("rb") as packed:
+    with tar_path.open("rb") as packed:
         digest = hashlib.file_digest(packed, "sha256").hexdigest()
-    return Packed(target, digest, target.stat().st_size)
+    return Packed(tar_path, digest, tar_path.stat().st_size)
 
 
-def _entries(source: Path) -> Iterator[tuple[Path, str]]:
+def _entries(source: Path, at: PurePosixPath) -> Iterator[tuple[Path, str]]:
     if not source.is_dir():
-        yield source, source.name
+        yield source, str(at)
         return
     for folder, folders, names in os.walk(source):
         folders.sort()
         here = Path(folder)
-        for name in sorted(names) + [sub for sub in folders if (here / sub).is_symlink()]:
-            yield here / name, (here / name).relative_to(source).as_posix()
-        for name in folders:
-            if not (here / name).is_symlink():
-                yield here / name, (here / name).relative_to(source).as_posix()
+        for name in sorted([*names, *folders]):
+            path = here / name
+            if path.is_symlink():
+                _check_link(path, source)
+            yield path, str(at / path.relative_to(source).as_posix())
+
+
+def _check_link(link: Path, source: Path) -> None:
+    """A link that leaves the folder would point at something else, or nothing, on the machine."""
+    aim = os.path.normpath(link.parent / link.readlink())
+    if link.readlink().is_absolute() or not Path(aim).is_relative_to(source):
+        message = f"{link}: is a link that leaves the folder; copy what it points to, or remove it"
+        raise UnreadableInput(message)
 
 
 def _add(tar: tarfile.TarFile, path: Path, name: str) -> None:

@@ -44,6 +44,14 @@ class Compute(Protocol):
         """
         ...
 
+    async def reclaimed(self) -> frozenset[str]:
+        """Ids of our spot instances that EC2 has decided to take back, whether they still run or not.
+
+        For machines that terminate on interruption the spot request's status says so at the start of the two
+        minutes of notice (EC2 User Guide, Spot request status).
+        """
+        ...
+
     async def launch(self, request: LaunchRequest) -> tuple[Launched, ...]:
         """RunInstances with MinCount=1, MaxCount=count, in the order of the launch index.
 

@@ -25,6 +25,12 @@ from dstackd.protocol import TAG_BUCKET, TAG_OWNER
 INSTANCES_A_PAGE = 1000
 """EC2's maximum; `lean_parser.py` keeps such a page from stalling the loop."""
 TYPES_AGE_MAX_S = 3600.0
+RECLAIM_CODES = (
+    "instance-terminated-no-capacity",
+    "instance-terminated-by-price",
+    "marked-for-termination",
+)
+"""Spot request status codes of a machine that EC2 takes back (EC2 User Guide, Spot request status)."""
 
 
 class Ec2Compute:
@@ -66,6 +72,24 @@ class Ec2Compute:
             for instance in owned(page, bucket=self._bucket, owner=self._owner):
                 found[instance.instance_id] = instance
         return Snapshot(taken_at_ms=taken_at_ms, instances=MappingProxyType(found))
+
+    async def reclaimed(self) -> frozenset[str]:
+        """See `ports.Compute`."""
+        pages = self._ec2.pages(
+            "DescribeSpotInstanceRequests",
+            MaxResults=INSTANCES_A_PAGE,
+            Filters=[
+                {"Name": f"tag:{TAG_BUCKET}", "Values": [self._bucket]},
+                {"Name": f"tag:{TAG_OWNER}", "Values": [self._owner]},
+                {"Name": "status-code", "Values": list(RECLAIM_CODES)},
+            ],
+        )
+        return frozenset(
+            request["InstanceId"]
+            async for page in pages
+            for request in page["SpotInstanceRequests"]
+            if request.get("InstanceId")
+        )
 
     async def launch(self, request: LaunchRequest) -> tuple[Launched, ...]:
         """See `ports.Compute`."""

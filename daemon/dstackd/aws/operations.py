@@ -40,6 +40,7 @@ OPERATIONS: Mapping[tuple[str, str], tuple[Permission, ...]] = MappingProxyType(
         ("ec2", "DescribeInstances"): _needs("ec2:DescribeInstances"),
         ("ec2", "DescribeInstanceTypes"): _needs("ec2:DescribeInstanceTypes"),
         ("ec2", "DescribeSecurityGroups"): _needs("ec2:DescribeSecurityGroups"),
+        ("ec2", "DescribeSpotInstanceRequests"): _needs("ec2:DescribeSpotInstanceRequests"),
         ("ec2", "DescribeSpotPriceHistory"): _needs("ec2:DescribeSpotPriceHistory"),
         ("ec2", "DescribeSubnets"): _needs("ec2:DescribeSubnets"),
         # Tags in the call need CreateTags, a profile needs PassRole on its role.

@@ -16,6 +16,7 @@ from dstackd.core.job import Job
 from dstackd.core.phase import Phase, Reason
 from dstackd.packing import Packed, UnreadableInput, check_allowed, pack
 from dstackd.ports import Bucket, Clock
+from dstackd.spec.model import InputSpec
 from dstackd.store import jobs as store
 from dstackd.store.engine import Database
 from dstackd.store.moves import JobChanges, Move, save_fresh_moves
@@ -55,20 +56,23 @@ class Inputs:
 
     async def _stage(self, job: Job) -> None:
         try:
-            digests = [await self._upload(source.source) for source in job.spec.inputs]
+            digests = [await self._upload(source) for source in job.spec.inputs]
         except UnreadableInput as error:
             await self._save(
                 job, phase=Phase.FAILED, reason=Reason.INPUT_UNREADABLE, message=f"inputs: {error}"
             )
             self._wakes.intake.ring()
             return
-        await self._save(
+        saved = await self._save(
             job, reason=Reason.ACCEPTED, message="inputs are in the bucket", digests=digests
         )
-        log.info("inputs_staged", job_id=job.id, digests=digests)
-        self._wakes.launches.ring()
+        if saved:
+            log.info("inputs_staged", job_id=job.id, digests=digests)
+            self._wakes.launches.ring()
+        else:  # its row has moved on, perhaps only to say that it waits for us: look again at once
+            self._wakes.inputs.ring()
 
-    async def _upload(self, source: str) -> str:
+    async def _upload(self, source: InputSpec) -> str:
         with tempfile.TemporaryDirectory(prefix="dstackd-input-") as folder:
             packed = await anyio.to_thread.run_sync(self._pack, source, Path(folder) / "input.tar")
             key = protocol.input_key(packed.sha256)
@@ -76,8 +80,9 @@ class Inputs:
                 await self._bucket.put_file(key, packed.path)
             return packed.sha256
 
-    def _pack(self, source: str, target: Path) -> Packed:
-        return pack(check_allowed(source, self._allowed_roots), target)
+    def _pack(self, source: InputSpec, tar_path: Path) -> Packed:
+        real = check_allowed(source.source, self._allowed_roots)
+        return pack(real, at=source.target, tar_path=tar_path)
 
     async def _save(
         self,
@@ -87,7 +92,7 @@ class Inputs:
         message: str,
         phase: Phase | None = None,
         digests: list[str] | None = None,
-    ) -> None:
+    ) -> bool:
         now_ms = self._clock.now_ms()
         changes = JobChanges() if digests is None else JobChanges(inputs_digest=json.dumps(digests))
         move = Move(
@@ -101,4 +106,5 @@ class Inputs:
             next_visit_at_ms=now_ms,
             changes=changes,
         )
-        await self._database.write(lambda connection: save_fresh_moves(connection, [move]))
+        stale = await self._database.write(lambda connection: save_fresh_moves(connection, [move]))
+        return not stale

@@ -15,7 +15,7 @@ from dstackd.core.phase import Phase, Reason
 from dstackd.errors import StaleRow
 from dstackd.ports import Clock
 from dstackd.spec.canonical import to_text
-from dstackd.spec.errors import SpecError
+from dstackd.spec.errors import FieldError, SpecError
 from dstackd.spec.model import JobSpec
 from dstackd.spec.parse import parse_spec_json
 from dstackd.store import jobs as store
@@ -27,6 +27,11 @@ log = structlog.get_logger(__name__)
 
 PASS_MAX = 200
 """Rows of one transaction: long enough to be cheap, short enough not to hold submitters up."""
+
+ID_CHARS_MAX = 64
+"""What the table's CHECK allows."""
+
+Judged = tuple[store.Submission, JobSpec | SpecError]
 
 Admission = Callable[[JobSpec], None]
 """Raises SpecError for what this installation does not allow."""
@@ -61,14 +66,14 @@ class Intake:
         submissions = await self._database.read(read)
         if not submissions:
             return False
-        judged = [(submission, self._judge(submission)) for submission in submissions]
+        judged: list[Judged] = [(each, self._judge(each)) for each in submissions]
 
         now_ms = self._clock.now_ms()
-        moves = [_move(submission, verdict, now_ms) for submission, verdict in judged]
 
-        async def work(connection: Connection) -> None:
-            await save_moves(connection, moves)
-            for submission, verdict in judged:
+        async def work(connection: Connection) -> list[Judged]:
+            named = [await _check_names(connection, *each) for each in judged]
+            await save_moves(connection, [_move(*each, now_ms) for each in named])
+            for submission, verdict in named:
                 count = _array_count(submission, verdict)
                 if count is not None and isinstance(verdict, JobSpec):
                     await store.add_array_elements(
@@ -77,9 +82,10 @@ class Intake:
                         element_spec=to_text(replace(verdict, array=None)),
                         count=count,
                     )
+            return named
 
         try:
-            await self._database.write(work)
+            judged = await self._database.write(work)
         except StaleRow:  # a submitter changed a row under us: read again
             return True
         for submission, verdict in judged:
@@ -132,6 +138,24 @@ class Intake:
             return await save_fresh_moves(connection, [replace(move, changes=changes)])
 
         await self._database.write(work)
+
+
+async def _check_names(
+    connection: Connection, submission: store.Submission, verdict: JobSpec | SpecError
+) -> Judged:
+    """An array whose elements could not have their ids is refused, rather than its transaction with all others in it."""
+    count = _array_count(submission, verdict)
+    if count is None:
+        return submission, verdict
+    ids = [store.element_id(submission.id, index) for index in range(count)]
+    if len(ids[-1]) > ID_CHARS_MAX:
+        problem = f"the last element's id, {ids[-1]}, has more than {ID_CHARS_MAX} characters"
+        fix = "insert the array with a shorter id, or without one"
+    elif (taken := await store.first_taken(connection, ids)) is not None:
+        problem, fix = f"there is a job {taken} already", "insert the array with another id"
+    else:
+        return submission, verdict
+    return submission, SpecError([FieldError("array", problem, fix)])
 
 
 def _array_count(submission: store.Submission, verdict: JobSpec | SpecError) -> int | None:

@@ -27,6 +27,7 @@ from dstackd.errors import (
     InvalidRequest,
     LaunchOver,
     StaleRow,
+    StoreBusy,
     Throttled,
     Unauthorized,
 )
@@ -180,7 +181,10 @@ class Launches:
 
     async def _perform_limited(self, launch: store.Launch, limiter: anyio.CapacityLimiter) -> None:
         async with limiter:
-            await self._perform(launch)
+            try:
+                await self._perform(launch)
+            except StoreBusy as error:  # the intent stays open: the next pass asks EC2 again
+                log.warning("launch_not_saved", launch=launch.id, problem=str(error))
 
     async def _perform(self, launch: store.Launch) -> None:
         """Write the document, call, save the answer. Repeating any part of it is harmless."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -39,6 +40,10 @@ _PRAGMAS = (
     "PRAGMA busy_timeout = 0",
     "PRAGMA journal_size_limit = 67108864",
 )
+
+
+_LENIENT = partial(str, encoding="utf-8", errors="replace")
+"""SQLite keeps bytes that are not UTF-8 as text, if an application insists: they must not stop the other rows."""
 
 
 class Database:
@@ -154,6 +159,7 @@ def _sqlite_engine(url: URL, kind: str) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "connect")
     def prepare(connection: Any, _record: object) -> None:  # noqa: ANN401 - SQLAlchemy's DBAPI wrapper has no type
+        connection.driver_connection.text_factory = _LENIENT
         cursor = connection.cursor()
         for pragma in _PRAGMAS:
             cursor.execute(pragma)

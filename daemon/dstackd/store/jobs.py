@@ -17,6 +17,7 @@ from dstackd.core.phase import Outcome, Phase, Reason
 from dstackd.spec.errors import SpecError
 from dstackd.spec.model import JobSpec
 from dstackd.spec.parse import parse_spec_json
+from dstackd.store.moves import IDS_MAX
 from dstackd.store.tables import ATTEMPT, JOB
 
 SPECS_KEPT = 20_000
@@ -44,6 +45,11 @@ async def submissions(connection: AsyncConnection, *, count_max: int) -> list[Su
     return [Submission(*row[:3], bool(row[3]), row[4]) for row in rows]
 
 
+def element_id(parent_id: str, index: int) -> str:
+    """The id of one job of an array."""
+    return f"{parent_id}-{index}"
+
+
 async def add_array_elements(
     connection: AsyncConnection, *, parent_id: str, element_spec: str, count: int
 ) -> None:
@@ -58,7 +64,7 @@ async def add_array_elements(
         insert(JOB),
         [
             {
-                "id": f"{parent_id}-{index}",
+                "id": element_id(parent_id, index),
                 "spec": element_spec,
                 "project": row.project,
                 "priority": row.priority,
@@ -68,6 +74,15 @@ async def add_array_elements(
             for index in range(count)
         ],
     )
+
+
+async def first_taken(connection: AsyncConnection, ids: Sequence[str]) -> str | None:
+    """One of `ids` that a job has already, or None."""
+    for start in range(0, len(ids), IDS_MAX):
+        statement = select(JOB.c.id).where(JOB.c.id.in_(ids[start : start + IDS_MAX])).limit(1)
+        if (found := (await connection.execute(statement)).scalar_one_or_none()) is not None:
+            return str(found)
+    return None
 
 
 async def elements_cost_usd(connection: AsyncConnection, parent_id: str) -> float:

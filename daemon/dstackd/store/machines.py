@@ -55,6 +55,18 @@ async def anything_live(connection: AsyncConnection) -> bool:
     return bool((await connection.execute(select(or_(machine, attempt, launch)))).scalar_one())
 
 
+async def unnoticed_spot_machines(connection: AsyncConnection) -> frozenset[str]:
+    """Spot machines of attempts that go on and about which no notice is known."""
+    statement = select(ATTEMPT.c.instance_id).where(
+        ATTEMPT.c.ended_at_ms.is_(None),
+        ATTEMPT.c.market == "spot",
+        ATTEMPT.c.instance_id.is_not(None),
+        ATTEMPT.c.notice_at_ms.is_(None),
+        ATTEMPT.c.done_at_ms.is_(None),
+    )
+    return frozenset((await connection.execute(statement)).scalars())
+
+
 async def save_states(
     connection: AsyncConnection, instances: Sequence[Instance], *, now_ms: int
 ) -> None:
