@@ -84,12 +84,11 @@ class Ec2Compute:
                 {"Name": "status-code", "Values": list(RECLAIM_CODES)},
             ],
         )
-        return frozenset(
-            request["InstanceId"]
-            async for page in pages
-            for request in page["SpotInstanceRequests"]
-            if request.get("InstanceId")
-        )
+        found: set[str] = set()
+        async for page in pages:
+            for request in page["SpotInstanceRequests"]:
+                found.add(request.get("InstanceId", ""))
+        return frozenset(found - {""})
 
     async def launch(self, request: LaunchRequest) -> tuple[Launched, ...]:
         """See `ports.Compute`."""

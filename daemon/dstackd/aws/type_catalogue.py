@@ -83,7 +83,8 @@ def instance_type(answer: Mapping[str, Untyped]) -> InstanceType:
         architectures=tuple(name for name in _ARCHITECTURES if name in architectures),
         markets=tuple(name for name in _MARKETS if name in answer.get("SupportedUsageClasses", ())),
         gpu_name=str(gpu.get("Name", "")),
-        gpu_count=int(gpu.get("Count", 0)),
+        # A part of a GPU (g6f) is counted as one: what matters is that nobody gets it who did not ask.
+        gpu_count=max(int(gpu.get("Count", 0)), 1) if gpu else 0,
         gpu_memory_mib=int(gpu.get("MemoryInfo", {}).get("SizeInMiB", 0)),
         bare_metal=bool(answer.get("BareMetal", False)),
         current_generation=bool(answer.get("CurrentGeneration", True)),
