@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from dstackd.core.ec2_limits import Ec2Limits
 from dstackd.errors import ConfigError
 
 BUCKET_LENGTH_MAX = 52
@@ -34,6 +35,7 @@ class AwsAccess:
     """The newest image of this owner and name is booted; `{arch}` is amd64 or arm64. The default is Ubuntu 24.04
     of Canonical. The owner is pinned: a name alone could be anybody's image."""
     images: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    ec2_limits: Ec2Limits = field(default_factory=Ec2Limits)
 
     def __post_init__(self) -> None:
         if not self.region or not self.bucket:

@@ -1,14 +1,17 @@
 """One AWS API, as the rest of aws/ sees it. Law: the only place where a client's method is called.
 
-Every call goes through the table of operations and comes back as an answer or a CloudError.
+Every call goes through the table of operations, one to EC2 waits for its turn, and each comes back as
+an answer or a CloudError.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 from dstackd.aws.operations import OPERATIONS
+from dstackd.aws.pacing import Pacing, machines_of
 from dstackd.aws.translation import translating
 from dstackd.aws.untyped import Untyped
 from dstackd.errors import CloudUnavailable, require
@@ -17,9 +20,10 @@ from dstackd.errors import CloudUnavailable, require
 class Api:
     """A client of one service, for life."""
 
-    def __init__(self, client: Untyped, *, service: str) -> None:
+    def __init__(self, client: Untyped, *, service: str, pacing: Pacing | None = None) -> None:
         self._client = client
         self._service = service
+        self._pacing = pacing
         self._methods: dict[str, str] = {
             operation: method
             for method, operation in client.meta.method_to_api_mapping.items()
@@ -30,11 +34,19 @@ class Api:
         """AWS's answer as botocore parses it. Raises any CloudError."""
         name = f"{self._service}:{operation}"
         require(operation in self._methods, f"{name} is not in the table of operations")
-        with translating(name):
-            answer: dict[str, Any] = await getattr(self._client, self._methods[operation])(
-                **parameters
-            )
+        async with self._turn(operation, parameters):
+            with translating(name):
+                answer: dict[str, Any] = await getattr(self._client, self._methods[operation])(
+                    **parameters
+                )
         return answer
+
+    def _turn(
+        self, operation: str, parameters: dict[str, Any]
+    ) -> AbstractAsyncContextManager[None]:
+        if self._pacing is None:
+            return nullcontext()
+        return self._pacing.turn(operation, machines=machines_of(operation, parameters))
 
     async def pages(
         self,

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from dstackd.errors import CloudError, CloudUnavailable, Throttled, Unauthorized
@@ -27,6 +28,10 @@ class CallStats:
     throttles: int = 0
     seconds_total: float = 0.0
     seconds_max: float = 0.0
+    paced_seconds_total: float = 0.0
+    """What calls have waited at our own gate before they were sent."""
+    waiting: int = 0
+    """Calls that wait there now."""
     last_ok_at_ms: int | None = None
     """The API did its work: an answer, even one such as "not there" or "no capacity"."""
     last_trouble_at_ms: int | None = None
@@ -61,3 +66,15 @@ class CallRecorder:
             stats.last_trouble_code = code
         else:
             stats.last_ok_at_ms = self._clock.now_ms()
+
+    @contextmanager
+    def pacing(self, name: str) -> Iterator[None]:
+        """Note that a call waits at the gate while the context is open."""
+        stats = self._stats.setdefault(name, CallStats())
+        began_s = self._clock.monotonic_s()
+        stats.waiting += 1
+        try:
+            yield
+        finally:
+            stats.waiting -= 1
+            stats.paced_seconds_total += self._clock.monotonic_s() - began_s

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import anyio
 from aiobotocore.config import AioConfig  # type: ignore[import-untyped] # aiobotocore ships no types
 from aiobotocore.session import AioSession  # type: ignore[import-untyped] # as above
 
@@ -18,6 +19,7 @@ from dstackd import __version__
 from dstackd.aws.access import AwsAccess
 from dstackd.aws.api import Api
 from dstackd.aws.lean_parser import LeanParserFactory
+from dstackd.aws.pacing import Pacing, Sleep
 from dstackd.aws.recorder import CallRecorder
 from dstackd.aws.tap import Tap
 from dstackd.aws.untyped import Untyped
@@ -47,25 +49,29 @@ class Clients:
 
 @asynccontextmanager
 async def open_clients(
-    access: AwsAccess, *, recorder: CallRecorder, clock: Clock
+    access: AwsAccess, *, recorder: CallRecorder, clock: Clock, sleep: Sleep = anyio.sleep
 ) -> AsyncIterator[Clients]:
-    """Open every client; they close when the context ends."""
+    """Open every client; they close when the context ends. `sleep` goes by the clock's monotonic time."""
     session = AioSession()
     session.register_component("response_parser_factory", LeanParserFactory())
+    pacing = Pacing(access.ec2_limits, clock=clock, recorder=recorder, sleep=sleep)
     async with AsyncExitStack() as stack:
 
-        async def api(service: str, *, attempts_max: int = ATTEMPTS_MAX) -> Api:
+        async def api(
+            service: str, *, attempts_max: int = ATTEMPTS_MAX, pacing: Pacing | None = None
+        ) -> Api:
             client = await stack.enter_async_context(
                 session.create_client(
                     service, config=_config(access, attempts_max), **_place(access)
                 )
             )
-            Tap(service, recorder=recorder, clock=clock).attach(client.meta.events)
-            return Api(client, service=service)
+            tap = Tap(service, recorder=recorder, clock=clock, pacing=pacing)
+            tap.attach(client.meta.events)
+            return Api(client, service=service, pacing=pacing)
 
         yield Clients(
-            ec2=await api("ec2"),
-            ec2_launch=await api("ec2", attempts_max=1),
+            ec2=await api("ec2", pacing=pacing),
+            ec2_launch=await api("ec2", attempts_max=1, pacing=pacing),
             s3=await api("s3"),
             logs=await api("logs"),
             iam=await api("iam"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dstackd.aws.error_table import rule_for
 from dstackd.aws.operations import OPERATIONS
+from dstackd.aws.pacing import Pacing
 from dstackd.aws.recorder import CallRecorder
 from dstackd.aws.translation import error_of, translate
 from dstackd.aws.untyped import Untyped
@@ -16,20 +17,31 @@ _SENT_S = "dstackd_sent_s"
 class Tap:
     """The hooks of one client. Botocore calls them with keywords only, and more of them with each release."""
 
-    def __init__(self, service: str, *, recorder: CallRecorder, clock: Clock) -> None:
+    def __init__(
+        self, service: str, *, recorder: CallRecorder, clock: Clock, pacing: Pacing | None = None
+    ) -> None:
         self._service = service
+        self._pacing = pacing
         self._recorder = recorder
         self._clock = clock
 
     def attach(self, events: Untyped) -> None:
         """Register on the emitter of one client, for all of its operations."""
         events.register_first("before-call", self._check)
+        if self._pacing is not None:
+            # With the service's name it runs before the signature, which must not age while it waits.
+            events.register_first(f"request-created.{self._service}", self._repeat)
         events.register_first("request-created", self._sent)
         events.register_last("response-received", self._answered)
 
     def _check(self, *, model: Untyped, **_: Untyped) -> None:
         known = (self._service, model.name) in OPERATIONS
         require(known, f"{self._service}:{model.name} is not in the table of operations")
+
+    async def _repeat(self, *, request: Untyped, **_: Untyped) -> None:
+        """The SDK sends a call once more after an error: that takes from AWS's buckets like any other."""
+        if self._pacing is not None and _SENT_S in request.context:
+            await self._pacing.repeat()
 
     def _sent(self, *, request: Untyped, **_: Untyped) -> None:
         request.context[_SENT_S] = self._clock.monotonic_s()
@@ -57,3 +69,5 @@ class Tap:
             return
         rule = rule_for(code, message=message, operation=operation, http_status=status)
         self._recorder.record(name, seconds=seconds, code=code, error=rule.error)
+        if self._pacing is not None:
+            self._pacing.refused(operation, code, message, sent_s=now_s - seconds)
