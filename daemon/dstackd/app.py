@@ -26,9 +26,10 @@ from dstackd.controllers.inbox import Inbox
 from dstackd.controllers.inputs import Inputs
 from dstackd.controllers.intake import Intake
 from dstackd.controllers.interruptions import Interruptions
-from dstackd.controllers.launches import LaunchBounds, Launches
+from dstackd.controllers.launches import Launches
 from dstackd.controllers.logs import Logs
 from dstackd.controllers.machines import MachinePace, Machines
+from dstackd.controllers.planning import Planning, PlanningBounds
 from dstackd.controllers.reaper import Reaper
 from dstackd.controllers.retention import Retention
 from dstackd.core.instance import Snapshot
@@ -36,6 +37,7 @@ from dstackd.errors import ConfigError
 from dstackd.http.context import HttpContext
 from dstackd.http.server import Listening, serve
 from dstackd.log_files import LogFiles
+from dstackd.market import MarketBlocks
 from dstackd.ports import Clock
 from dstackd.sd_notify import notify
 from dstackd.store.backends import ensure_backend
@@ -198,7 +200,7 @@ async def _watch_commits(parts: Parts) -> None:
             if submitted or due:
                 parts.wakes.intake.ring()
             if due:
-                parts.wakes.launches.ring()
+                parts.wakes.planning.ring()
                 parts.wakes.machines.ring()
 
 
@@ -210,10 +212,12 @@ def build_loops(parts: Parts) -> list[Supervised]:
     """Every loop with its bell."""
     inbox = _inbox(parts)
     wakes = parts.wakes
+    blocks = MarketBlocks()
     return [
         Supervised(_intake(parts), wakes.intake),
         Supervised(_inputs(parts), wakes.inputs),
-        Supervised(_launches(parts), wakes.launches),
+        Supervised(_planning(parts, blocks), wakes.planning),
+        Supervised(_launches(parts, blocks), wakes.launches),
         Supervised(_machines(parts, inbox), wakes.machines),
         Supervised(inbox, wakes.inbox),
         Supervised(_interruptions(parts), Wake()),
@@ -242,7 +246,7 @@ def _inputs(parts: Parts) -> Inputs:
     )
 
 
-def _launches(parts: Parts) -> Launches:
+def _planning(parts: Parts, blocks: MarketBlocks) -> Planning:
     settings, chosen = parts.settings, parts.settings.backend
     preparation = LaunchPreparation(
         backend=chosen.name,
@@ -255,17 +259,27 @@ def _launches(parts: Parts) -> Launches:
         watch_s=settings.runner.watch_s,
         log_flush_s=settings.runner.log_flush_s,
     )
+    return Planning(
+        parts.database,
+        compute=parts.backend.compute,
+        blocks=blocks,
+        catalogue=Catalogue(parts.backend.compute, region=chosen.region, clock=parts.clock),
+        prepare=preparation.terms,
+        bounds=PlanningBounds(
+            batch_max=settings.limits.batch_max, look_ahead=settings.limits.queue_look_ahead
+        ),
+        clock=parts.clock,
+        wakes=parts.wakes,
+    )
+
+
+def _launches(parts: Parts, blocks: MarketBlocks) -> Launches:
     return Launches(
         parts.database,
         compute=parts.backend.compute,
         bucket=parts.backend.bucket,
-        catalogue=Catalogue(parts.backend.compute, region=chosen.region, clock=parts.clock),
-        prepare=preparation.terms,
-        bounds=LaunchBounds(
-            batch_max=settings.limits.batch_max,
-            concurrent_max=settings.limits.launches_concurrent_max,
-            look_ahead=settings.limits.queue_look_ahead,
-        ),
+        blocks=blocks,
+        concurrent_max=parts.settings.limits.launches_concurrent_max,
         clock=parts.clock,
         wakes=parts.wakes,
     )

@@ -33,6 +33,7 @@ class Wakes:
 
     intake: Wake = field(default_factory=Wake)
     inputs: Wake = field(default_factory=Wake)
+    planning: Wake = field(default_factory=Wake)
     launches: Wake = field(default_factory=Wake)
     machines: Wake = field(default_factory=Wake)
     inbox: Wake = field(default_factory=Wake)

@@ -68,7 +68,7 @@ class Inputs:
         )
         if saved:
             log.info("inputs_staged", job_id=job.id, digests=digests)
-            self._wakes.launches.ring()
+            self._wakes.planning.ring()
         else:  # its row has moved on, perhaps only to say that it waits for us: look again at once
             self._wakes.inputs.ring()
 

@@ -92,7 +92,7 @@ class Intake:
             if isinstance(verdict, SpecError):
                 log.warning("job_rejected", job_id=submission.id, problem=str(verdict))
         self._wakes.inputs.ring()
-        self._wakes.launches.ring()
+        self._wakes.planning.ring()
         return len(submissions) == PASS_MAX or any(
             _array_count(submission, verdict) for submission, verdict in judged
         )
@@ -116,7 +116,7 @@ class Intake:
                     await store.request_cancel(connection, job_ids)
 
                 await self._database.write(cancel)
-                self._wakes.launches.ring()
+                self._wakes.planning.ring()
                 self._wakes.machines.ring()
             if decision.phase is None:
                 continue

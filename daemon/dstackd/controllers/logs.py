@@ -140,19 +140,16 @@ class Logs:
 
     async def _save_counts(self, wanted: dict[Key, store.WantedLog]) -> None:
         now_s = self._clock.monotonic_s()
-        due: list[tuple[Key, int]] = []
+        due: list[tuple[str, int, int]] = []
         for key, assembly in self._assemblies.items():
             entry, seen = wanted[key], assembly.seen
             saved_s, saved = self._saved.get(key, (now_s - SAVE_S, entry.lines_seen))
             if seen != saved and (entry.lines_sent is not None or now_s - saved_s >= SAVE_S):
-                due.append((key, seen))
-                self._saved[key] = (now_s, seen)
+                due.append((*key, seen))
         if not due:
             return
 
-        async def work(connection: Connection) -> None:
-            for (job_id, attempt), seen in due:
-                await store.save_seen(connection, job_id=job_id, attempt=attempt, lines_seen=seen)
-
-        await self._database.write(work)
+        await self._database.write(lambda connection: store.save_seen(connection, due))
+        for job_id, attempt, seen in due:
+            self._saved[job_id, attempt] = (now_s, seen)
         self._wakes.machines.ring()

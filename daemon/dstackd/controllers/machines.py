@@ -231,7 +231,7 @@ class Machines:
                 message=each.decision.message,
             )
             if phase is Phase.QUEUED:
-                self._wakes.launches.ring()
+                self._wakes.planning.ring()
             elif phase in TERMINAL:
                 self._wakes.intake.ring()
             else:

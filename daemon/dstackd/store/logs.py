@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import bindparam, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd.store.tables import ATTEMPT, JOB, LAUNCH
@@ -43,17 +44,26 @@ async def wanted_logs(connection: AsyncConnection, *, ended_after_ms: int) -> li
     return [WantedLog(*row) for row in await connection.execute(statement)]
 
 
-async def save_seen(
-    connection: AsyncConnection, *, job_id: str, attempt: int, lines_seen: int
-) -> None:
-    """Write how many lines have arrived, and have the job looked at: it may have waited for them."""
+async def save_seen(connection: AsyncConnection, counts: Sequence[tuple[str, int, int]]) -> None:
+    """Write how many lines have arrived, given as (job, attempt, lines), and have the jobs looked at: they may have
+    waited for them.
+    """
+    if not counts:
+        return
     await connection.execute(
         update(ATTEMPT)
-        .where(ATTEMPT.c.job_id == job_id, ATTEMPT.c.number == attempt)
-        .values(log_lines_seen=lines_seen)
+        .where(
+            ATTEMPT.c.job_id == bindparam("the_job"), ATTEMPT.c.number == bindparam("the_number")
+        )
+        .values(log_lines_seen=bindparam("the_count")),
+        [
+            {"the_job": job_id, "the_number": number, "the_count": lines}
+            for job_id, number, lines in counts
+        ],
     )
     await connection.execute(
         update(JOB)
-        .where(JOB.c.id == job_id, JOB.c.finished_at_ms.is_(None))
-        .values(next_visit_at_ms=0, version=JOB.c.version + 1)
+        .where(JOB.c.id == bindparam("the_job"), JOB.c.finished_at_ms.is_(None))
+        .values(next_visit_at_ms=0, version=JOB.c.version + 1),
+        [{"the_job": job_id} for job_id in sorted({job_id for job_id, _, _ in counts})],
     )

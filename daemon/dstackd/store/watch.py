@@ -8,7 +8,7 @@ look every FALLBACK_S covers what inotify does not see (a network file system, a
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -51,7 +51,7 @@ class CommitWatch:
     def __exit__(self, *exc: object) -> None:
         self._closing.close()
 
-    async def changes(self) -> AsyncIterator[tuple[bool, bool]]:
+    async def changes(self) -> AsyncGenerator[tuple[bool, bool], None]:
         """(submissions wait, jobs want a look) after each batch of commits, ours included; forever."""
         yield self._probe()
         while True:

@@ -1,0 +1,163 @@
+"""The daemon dies behind every single effect of a job's life, and the life still ends as it should.
+
+Each scenario first runs undisturbed to count its effects; then it runs once for each of them, dies there, stays away
+for a while, and a new daemon goes on with what was written down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from dstackd import protocol
+from dstackd.core.instance import InstanceState
+from dstackd.simulated.faults import Faults, Script
+from tests.builders import spec_json
+from tests.controllers.fuse import Crash, Fuse
+from tests.controllers.installation import Installation
+
+LINES = 4
+ROUNDS_MAX = 150
+ROUND_S = 9.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What is asked for, what befalls it, and how each job has to end."""
+
+    spec: str
+    phase: str = "succeeded"
+    exit_code: int | None = 0
+    attempts: int = 1
+    job_ids: tuple[str, ...] = ("job-1",)
+    set_up: Callable[[Faults], None] = lambda _: None
+    cancel_in: str = ""
+    """The phase in which the submitter cancels."""
+    lines: dict[int, int] = field(default_factory=lambda: {1: LINES})
+    """Attempt -> lines in its file."""
+    away_s: tuple[float, ...] = (0.0,)
+    """How long no daemon is there after the death: first one, then the other."""
+
+
+def no_spot(faults: Faults) -> None:
+    """The first choice is sold out."""
+    faults.capacity |= {"m5.large|us-east-1a|spot": 0}
+
+
+PLAIN = Script(lines=LINES, run_s=10.0)
+RECLAIMED = Script(lines=LINES, reclaim_after_s=4.0, run_s=9.0)
+ENDLESS = Script(lines=LINES, run_s=30_000.0)
+
+SCENARIOS = {
+    "sold out first": Scenario(spec_json(PLAIN), set_up=no_spot, away_s=(0.0, 900.0)),
+    "reclaimed": Scenario(spec_json([RECLAIMED, PLAIN]), attempts=2, lines={1: 2, 2: LINES}),
+    "cancelled": Scenario(
+        spec_json(ENDLESS),
+        phase="cancelled",
+        exit_code=143,
+        cancel_in="running",
+        lines={1: 0},
+        away_s=(0.0, 900.0),
+    ),
+    "array": Scenario(spec_json(PLAIN, array=2), job_ids=("job-1-0", "job-1-1")),
+}
+
+
+async def live(
+    world: Installation, scenario: Scenario, *, away_s: float = 0.0, order: int = 0
+) -> None:
+    """Passes until the job is over and its leftovers are removed, with one death at most on the way."""
+    faults = world.cloud.faults
+    faults.pending_s, faults.boot_s, faults.shutdown_s = (
+        4.0,
+        8.0,
+        8.0,
+    )  # a short life has fewer passes
+    scenario.set_up(faults)
+    world.insert(scenario.spec)
+    for _ in range(ROUNDS_MAX):
+        try:
+            assert await world.daemon.one_round(order=order) == []
+        except BaseException as error:
+            if not _is_crash(error):
+                raise
+            world.restart()
+            world.clock.advance(away_s)
+        job = world.job()
+        if job["phase"] == scenario.cancel_in and not job["cancel_requested"]:
+            world.cancel()
+        if job["finished_at_ms"] is not None and not _leftovers(world):
+            return
+        world.clock.advance(ROUND_S)
+    raise AssertionError(f"never ended: {world.job()}, left over: {_leftovers(world)}")
+
+
+def _is_crash(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_crash(each) for each in error.exceptions)
+    return isinstance(error, Crash)
+
+
+def _leftovers(world: Installation) -> list[object]:
+    """What costs money, or holds the jobs' environment, or would be looked at for ever."""
+    keys = world.cloud.bucket.keys()
+    ends = (protocol.PREFIX + "launches/", protocol.INBOX_PREFIX, protocol.HEARTBEAT_PREFIX)
+    open_attempts = world.sql("SELECT job_id FROM attempt WHERE ended_at_ms IS NULL")
+    open_machines = world.sql("SELECT instance_id FROM machine WHERE gone_at_ms IS NULL")
+    alive = [each.instance_id for each in world.cloud.machines if not _terminated(each.state)]
+    return [
+        *(key for key in keys if key.startswith(ends)),
+        *(*open_attempts, *open_machines, *alive),
+    ]
+
+
+def _terminated(state: InstanceState) -> bool:
+    return state is InstanceState.TERMINATED
+
+
+def check(world: Installation, scenario: Scenario) -> None:
+    """The promises, for each job of the scenario."""
+    launches = len(world.cloud.machines)
+    assert launches == scenario.attempts * len(scenario.job_ids), "one machine an attempt"
+    for job_id in scenario.job_ids:
+        job = world.job(job_id)
+        assert (job["phase"], job["exit_code"]) == (scenario.phase, scenario.exit_code)
+        assert job["message"]
+        attempts = world.attempts(job_id)
+        assert [each["number"] for each in attempts] == list(range(1, scenario.attempts + 1))
+        assert job["ran_attempts"] == scenario.attempts
+        for attempt in attempts:
+            lines = world.lines(job_id, attempt["number"])
+            count = scenario.lines[attempt["number"]]
+            assert [line.log for line in lines] == [f"line {n + 1}" for n in range(count)]
+            assert attempt["log_lines_seen"] == attempt["log_lines_sent"] == count
+            assert attempt["outcome"] is not None
+            assert attempt["cost_usd"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "away_s"),
+    [(name, away_s) for name, scenario in SCENARIOS.items() for away_s in scenario.away_s],
+)
+async def test_a_death_behind_any_effect_changes_nothing(
+    name: str, away_s: float, world: Installation
+) -> None:
+    """Whatever the daemon has just done when it dies, however long it is away and in whatever order its loops run: the same
+    end, and no second machine.
+    """
+    scenario = SCENARIOS[name]
+    undisturbed = Fuse()
+    world.start_over(seed=0, wrap=undisturbed.around)
+    await live(world, scenario)
+    check(world, scenario)
+    for blow_at in range(1, len(undisturbed.effects) + 1):
+        fuse = Fuse(blow_at)
+        world.start_over(seed=blow_at, wrap=fuse.around)
+        try:
+            await live(world, scenario, away_s=away_s, order=blow_at)
+            check(world, scenario)
+        except AssertionError as error:
+            error.add_note(f"died behind effect {blow_at}: {fuse.effects[:blow_at][-3:]}")
+            raise
