@@ -155,7 +155,7 @@ class Installation:
     def job(self, job_id: str) -> dict[str, Any]:
         """Some columns of the job."""
         names = ("phase", "reason", "message", "exit_code", "attempt")
-        (row,) = self.sql(f"SELECT {', '.join(names)} FROM job WHERE id = ?", job_id)  # noqa: S608
+        (row,) = self.sql(f"SELECT {', '.join(names)} FROM job WHERE id = ?", job_id)
         return dict(zip(names, row, strict=True))
 
     def wait_for(self, job_id: str, *phases: str) -> dict[str, Any]:
