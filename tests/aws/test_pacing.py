@@ -41,7 +41,7 @@ CALLS = st.lists(
     ),
     max_size=25,
 )
-SMALL = replace(PUBLISHED, describe_burst=3, describe_per_s=1, terminate_instances_burst=2)
+SMALL = replace(PUBLISHED, describe_burst=3, describe_per_s=1, terminate_instances_burst=4)
 
 
 @settings(deadline=None, max_examples=40)

@@ -113,6 +113,8 @@ class Installation:
 
     def is_ready(self) -> bool:
         """Whether /readyz says so."""
+        assert self.daemon is not None
+        assert self.daemon.poll() is None, f"the daemon ended: {self.log()[-2000:]}"
         return self.get("/readyz")[0] == http.client.OK
 
     def get(self, path: str) -> tuple[int, bytes]:
