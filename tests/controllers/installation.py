@@ -70,6 +70,12 @@ class Daemon:
         self.wakes = Wakes()
         self.heartbeats = Heartbeats()
         common: Common = {"clock": ports.clock, "wakes": self.wakes}
+        self._before_the_machine(ports, common, terms=terms, inputs_root=inputs_root)
+        self._with_the_machine(ports, common)
+
+    def _before_the_machine(
+        self, ports: Ports, common: Common, *, terms: LaunchTerms, inputs_root: Path
+    ) -> None:
         admit = Admission((inputs_root,))
         self.intake = Intake(ports.database, admit=admit, interval_s=5.0, **common)
         self.inputs = Inputs(
@@ -97,6 +103,8 @@ class Daemon:
             concurrent_max=5,
             **common,
         )
+
+    def _with_the_machine(self, ports: Ports, common: Common) -> None:
         self.inbox = Inbox(
             ports.database,
             bucket=ports.bucket,
@@ -167,10 +175,17 @@ class Daemon:
 class Installation:
     """Clock, cloud, database and log files, with the daemon that runs on them now."""
 
-    def __init__(self, database: Database, directory: Path, *, clock: SimulatedClock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        directory: Path,
+        *,
+        clock: SimulatedClock,
+        plain: sqlite3.Connection,
+    ) -> None:
         self.database = database
+        self._plain = plain
         self.directory = directory
-        self.path = database.path or directory
         self.wrap: Callable[[Ports], Ports] = lambda ports: ports
         self._begin(clock, seed=0)
 
@@ -219,10 +234,7 @@ class Installation:
 
     def sql(self, statement: str, *values: object) -> list[dict[str, Any]]:
         """Plain SQL on a connection of its own, as any application would; returns rows as mappings."""
-        with closing(sqlite3.connect(self.path, timeout=10, isolation_level=None)) as connection:
-            connection.execute("PRAGMA synchronous = OFF")
-            connection.row_factory = sqlite3.Row
-            return [dict(row) for row in connection.execute(statement, values)]
+        return [dict(row) for row in self._plain.execute(statement, values)]
 
     def insert(self, spec: str, *, job_id: str = "job-1") -> str:
         """A submitter's INSERT, in the simulated present; returns the id."""
@@ -306,7 +318,10 @@ async def an_installation(directory: Path, *, template: Path) -> AsyncIterator[I
                 now_ms=clock.now_ms(),
             )
         )
-        yield Installation(database, directory, clock=clock)
+        with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as plain:
+            plain.execute("PRAGMA synchronous = OFF")
+            plain.row_factory = sqlite3.Row
+            yield Installation(database, directory, clock=clock, plain=plain)
 
 
 async def _without_fsync(database: Database) -> None:

@@ -11,7 +11,7 @@ from dstackd.simulated.faults import Script
 from tests.builders import spec_json
 from tests.controllers.installation import Installation
 
-IDLE_PASS_STATEMENTS = 13
+IDLE_PASS_STATEMENTS = 14
 LIFE_STATEMENTS = 105
 """What one job adds to the passes that happen anyway, from its row to its end."""
 HUNDRED_STATEMENTS_EACH = 1.5

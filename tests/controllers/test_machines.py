@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
-from dstackd.core.instance import InstanceState
+import pytest
+from typing_extensions import override
+
+from dstackd.core.instance import InstanceState, Snapshot
+from dstackd.ports import Compute
+from dstackd.simulated.clock import SimulatedClock
 from dstackd.simulated.faults import Script
 from tests.builders import spec_json
+from tests.controllers.fuse import FragileCompute, Fuse
 from tests.controllers.installation import Installation
 
 
@@ -21,6 +27,30 @@ async def test_a_last_word_is_read_before_the_end_is_judged(world: Installation)
     job = world.job()
     assert (job["phase"], job["exit_code"], job["attempt"]) == ("succeeded", 0, 1)
     assert len(world.cloud.machines) == 1
+
+
+class SlowCompute(FragileCompute):
+    """EC2 takes its time: a minute passes before it answers, and another one on the way back."""
+
+    def __init__(self, inner: Compute, clock: SimulatedClock) -> None:
+        super().__init__(inner, Fuse())
+        self._clock = clock
+
+    @override
+    async def snapshot(self) -> Snapshot:
+        self._clock.advance(60.0)
+        snapshot = await super().snapshot()
+        self._clock.advance(60.0)
+        return snapshot
+
+
+async def test_a_last_word_that_comes_during_the_sweep_is_read(world: Installation) -> None:
+    """The inbox is read after EC2 was asked: whoever is seen gone has its last word in the table."""
+    world.wrap = lambda ports: replace(ports, compute=SlowCompute(ports.compute, world.clock))
+    world.restart()
+    world.insert(spec_json(Script(exit_code=0, run_s=110.0)))
+    await world.until_over()
+    assert (world.job()["phase"], world.job()["attempt"]) == ("succeeded", 1)
 
 
 async def test_no_end_is_judged_while_the_inbox_does_not_answer(world: Installation) -> None:

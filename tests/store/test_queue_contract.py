@@ -1,0 +1,198 @@
+"""The table as other applications meet it: plain SQL, from other processes, with nothing of ours installed."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.store.postgres import Postgres
+
+SPEC = '{"commands": ["true"]}'
+LONG_SPEC = '{"commands": ["' + "x" * 262_144 + '"]}'
+
+INSERT = f"INSERT INTO job (spec) VALUES ('{SPEC}')"
+ACCEPT = "UPDATE job SET phase = 'queued', version = 1"
+FINISH = "UPDATE job SET phase = 'failed', finished_at_ms = 1, version = 2"
+
+REFUSED = {
+    "a spec that is not JSON": ("INSERT INTO job (spec) VALUES ('{')", "JSON"),
+    "a spec that is too long": (f"INSERT INTO job (spec) VALUES ('{LONG_SPEC}')", "262144"),
+    "no spec": ("INSERT INTO job (project) VALUES ('a')", "spec"),
+    "an id with a capital": (f"INSERT INTO job (id, spec) VALUES ('A', '{SPEC}')", "id: 1 to 64"),
+    "an id that leaves a folder": (
+        f"INSERT INTO job (id, spec) VALUES ('../a', '{SPEC}')",
+        "id: 1 to 64",
+    ),
+    "an empty id": (f"INSERT INTO job (id, spec) VALUES ('', '{SPEC}')", "id: 1 to 64"),
+    "an empty project": (f"INSERT INTO job (spec, project) VALUES ('{SPEC}', '')", "project"),
+    "a priority out of range": (
+        f"INSERT INTO job (spec, priority) VALUES ('{SPEC}', 1001)",
+        "priority",
+    ),
+    "a cancel of 2": (f"INSERT INTO job (spec, cancel_requested) VALUES ('{SPEC}', 2)", "cancel"),
+    "a job that is queued already": (
+        f"INSERT INTO job (spec, phase) VALUES ('{SPEC}', 'queued')",
+        "a new job starts in phase submitted",
+    ),
+    "a job with a version": (
+        f"INSERT INTO job (spec, version) VALUES ('{SPEC}', 1)",
+        "a new job starts in phase submitted",
+    ),
+    "a job that has run before": (
+        f"INSERT INTO job (spec, ran_attempts) VALUES ('{SPEC}', 1)",
+        "all that the daemon writes",
+    ),
+    "a job whose inputs somebody else has packed": (
+        f"INSERT INTO job (spec, inputs_digest) VALUES ('{SPEC}', '[1]')",
+        "all that the daemon writes",
+    ),
+    "a parent without an index": (
+        f"{INSERT}; INSERT INTO job (spec, array_parent) SELECT '{SPEC}', id FROM job",
+        "array_parent and array_index",
+    ),
+    "a phase that is none": (f"{INSERT}; UPDATE job SET phase = 'done'", "phase"),
+    "an end without its time": (f"{INSERT}; UPDATE job SET phase = 'failed'", "finished_at_ms"),
+    "another spec after the acceptance": (
+        f"{INSERT}; {ACCEPT}; UPDATE job SET spec = '{{}}'",
+        "spec and id cannot change once the job is accepted",
+    ),
+    "another id after the acceptance": (
+        f"{INSERT}; {ACCEPT}; UPDATE job SET id = 'other'",
+        "spec and id cannot change once the job is accepted",
+    ),
+    "a job that rises again": (
+        f"{INSERT}; {ACCEPT}; {FINISH}; UPDATE job SET phase = 'queued', finished_at_ms = NULL",
+        "a terminal phase never changes",
+    ),
+    "another past": (f"{INSERT}; UPDATE event SET message = 'x'", "append-only"),
+    "a launch that is answered without a time": (
+        (
+            "INSERT INTO backend (name, region, bucket, created_at_ms) VALUES ('b', 'r', 'u', 1);"
+            "INSERT INTO launch (id, backend, client_token, request, document, offering,"
+            " price_usd_h, count, state, created_at_ms)"
+            " VALUES ('l', 'b', 't', '{}', '{}', 'o', 1, 1, 'answered', 1)"
+        ),
+        "launch|answered_at_ms",
+    ),
+}
+
+# PostgreSQL's columns have types; SQLite takes anything that is not checked, such as text that was encoded by mistake.
+UNTYPED = {
+    "a spec of bytes": (
+        "INSERT INTO job (spec) VALUES (CAST('{}' AS BLOB))",
+        "spec must be valid JSON",
+    ),
+    "an id of bytes": ("INSERT INTO job (id, spec) VALUES (X'6162', '{}')", "id: 1 to 64"),
+    "a project of bytes": ("INSERT INTO job (spec, project) VALUES ('{}', X'ff')", "project"),
+    "a priority of text": ("INSERT INTO job (spec, priority) VALUES ('{}', 'high')", "priority"),
+    "a date": (
+        "INSERT INTO job (spec, submitted_at_ms) VALUES ('{}', '2027-01-01')",
+        "submitted_at_ms: milliseconds",
+    ),
+}
+
+BARE_INSERT = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], timeout=10)
+with connection:
+    connection.execute("INSERT INTO job (spec) VALUES (?)", (sys.argv[2],))
+"""
+
+
+@pytest.fixture
+def plain(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection as any application opens it."""
+    with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as connection:
+        yield connection
+
+
+def test_one_column_is_enough(path: Path, plain: sqlite3.Connection) -> None:
+    """Another process, Python's own sqlite3, one column: a job with an id, and its first event."""
+    command = [sys.executable, "-I", "-c", BARE_INSERT, str(path), SPEC]
+    subprocess.run(command, check=True, timeout=30)
+    (job_id, phase, project, priority, version, visit) = plain.execute(
+        "SELECT id, phase, project, priority, version, next_visit_at_ms FROM job"
+    ).fetchone()
+    assert (len(job_id), phase, project, priority, version, visit) == (
+        16,
+        "submitted",
+        "main",
+        0,
+        0,
+        0,
+    )
+    assert plain.execute("SELECT job_id, kind FROM event").fetchall() == [(job_id, "submitted")]
+
+
+def test_one_column_is_enough_on_postgresql(postgres: Postgres, postgres_url: str) -> None:
+    """The same statement, the same defaults, the same event."""
+    job_id = postgres.psql(postgres_url, f"{INSERT} RETURNING id").splitlines()[0]
+    assert len(job_id) == 16
+    row = "SELECT phase, project, priority, version, next_visit_at_ms FROM job"
+    assert postgres.psql(postgres_url, row) == "submitted|main|0|0|0"
+    assert postgres.psql(postgres_url, "SELECT job_id, kind FROM event") == f"{job_id}|submitted"
+
+
+def test_the_defaults_of_time_are_now(plain: sqlite3.Connection) -> None:
+    """Milliseconds, never ahead of the reader's clock: a job that was inserted is due."""
+    plain.execute(INSERT)
+    now = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
+    (age_ms,) = plain.execute(f"SELECT {now} - submitted_at_ms FROM job").fetchone()
+    assert 0 <= age_ms < 60_000
+
+
+@pytest.mark.parametrize("case", [*REFUSED, *UNTYPED])
+def test_what_makes_no_sense_is_refused(case: str, plain: sqlite3.Connection) -> None:
+    """The statement fails, and the message says which rule it broke."""
+    script, message = (REFUSED | UNTYPED)[case]
+    *before, last = script.split(";")
+    for statement in before:
+        plain.execute(statement)
+    with pytest.raises(sqlite3.IntegrityError, match=message):
+        plain.execute(last)
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_postgresql_refuses_the_same(case: str, postgres: Postgres, migrated: str) -> None:
+    """The rules and their names are those of SQLite; every transaction fails, so all share one database."""
+    script, message = REFUSED[case]
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        postgres.psql(migrated, f"BEGIN; {script}; COMMIT")
+    assert re.search(message, caught.value.stderr, re.IGNORECASE)
+
+
+CANCEL = "UPDATE job SET cancel_requested = 1"
+CANCELLED = "SELECT next_visit_at_ms, version FROM job"
+CANCEL_EVENTS = "SELECT count(*) FROM event WHERE kind = 'cancel_requested'"
+
+
+def test_a_cancel_wakes_and_is_noted_once(plain: sqlite3.Connection) -> None:
+    """The job is due, a save that was under way becomes stale, and the history has one event however often one cancels."""
+    plain.execute(INSERT)
+    plain.execute(f"{ACCEPT}, next_visit_at_ms = 99")
+    for _ in range(2):
+        plain.execute(CANCEL)
+    assert plain.execute(CANCELLED).fetchone() == (0, 2)
+    assert plain.execute(CANCEL_EVENTS).fetchone() == (1,)
+
+
+def test_a_cancel_wakes_on_postgresql(postgres: Postgres, postgres_url: str) -> None:
+    """As on SQLite."""
+    script = f"{INSERT}; {ACCEPT}, next_visit_at_ms = 99; {CANCEL}; {CANCEL}"
+    postgres.psql(postgres_url, script)
+    assert postgres.psql(postgres_url, CANCELLED) == "0|2"
+    assert postgres.psql(postgres_url, CANCEL_EVENTS) == "1"
+
+
+def test_the_spec_may_be_corrected_until_it_is_accepted(plain: sqlite3.Connection) -> None:
+    """Before anybody has looked at it, a submitter may change its mind."""
+    plain.execute(INSERT)
+    plain.execute("UPDATE job SET spec = '{}', priority = 5")
+    assert plain.execute("SELECT spec, priority FROM job").fetchone() == ("{}", 5)
