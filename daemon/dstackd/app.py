@@ -1,4 +1,6 @@
-"""The composition root. Law: the only module that knows the settings and every concrete class; it decides nothing else."""
+"""The composition root: opens what is concrete, serves, and ends. Law: with `wiring.py` the only module that knows the settings and
+every concrete class; it decides nothing else.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -15,56 +17,28 @@ import structlog
 from anyio.abc import TaskStatus
 
 from dstackd import __version__
-from dstackd.admission import Admission
 from dstackd.aws.access import AwsAccess
-from dstackd.aws.backend import AwsBackend, open_backend
+from dstackd.aws.backend import open_backend
 from dstackd.aws.recorder import CallRecorder
 from dstackd.catalogue import Catalogue
 from dstackd.clock import SystemClock
 from dstackd.config import Settings
-from dstackd.controllers.inbox import Inbox
-from dstackd.controllers.inputs import Inputs
-from dstackd.controllers.intake import Intake
-from dstackd.controllers.interruptions import Interruptions
-from dstackd.controllers.launches import Launches
-from dstackd.controllers.logs import Logs
-from dstackd.controllers.machines import MachinePace, Machines
-from dstackd.controllers.planning import Planning, PlanningBounds
-from dstackd.controllers.reaper import Reaper
-from dstackd.controllers.retention import Retention
-from dstackd.core.instance import Snapshot
 from dstackd.errors import ConfigError
 from dstackd.http.context import HttpContext
 from dstackd.http.server import Listening, serve
 from dstackd.log_files import LogFiles
 from dstackd.market import MarketBlocks
-from dstackd.ports import Clock
 from dstackd.sd_notify import notify
 from dstackd.store.backends import ensure_backend
 from dstackd.store.engine import Database, open_database
 from dstackd.store.migrate import schema_position, upgrade
 from dstackd.store.watch import CommitWatch
-from dstackd.supervisor import Supervised, run_loops
-from dstackd.terms import EnsureIdentity, LaunchPreparation
+from dstackd.supervisor import run_loops
 from dstackd.vitals import ApiCalls, Vitals
-from dstackd.wake import Heartbeats, Wake, Wakes
+from dstackd.wake import Heartbeats, Wakes
+from dstackd.wiring import Parts, build_loops
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the loops share."""
-
-    settings: Settings
-    clock: Clock
-    database: Database
-    backend: AwsBackend
-    owner: str
-    files: LogFiles
-    wakes: Wakes
-    heartbeats: Heartbeats
-    vitals: Vitals
 
 
 async def run_daemon(settings: Settings) -> None:
@@ -153,6 +127,13 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
                 wakes=Wakes(),
                 heartbeats=Heartbeats(),
                 vitals=vitals,
+                catalogue=Catalogue(
+                    backend.compute,
+                    region=chosen.region,
+                    clock=clock,
+                    prices_dir=settings.state.directory / "cache",
+                ),
+                blocks=MarketBlocks(),
             )
 
 
@@ -208,172 +189,6 @@ async def _run_loops(parts: Parts) -> None:
     await run_loops(build_loops(parts), vitals=parts.vitals, clock=parts.clock)
 
 
-def build_loops(parts: Parts) -> list[Supervised]:
-    """Every loop with its bell."""
-    inbox = _inbox(parts)
-    wakes = parts.wakes
-    blocks = MarketBlocks()
-    return [
-        Supervised(_intake(parts), wakes.intake),
-        Supervised(_inputs(parts), wakes.inputs),
-        Supervised(_planning(parts, blocks), wakes.planning),
-        Supervised(_launches(parts, blocks), wakes.launches),
-        Supervised(_machines(parts, inbox), wakes.machines),
-        Supervised(inbox, wakes.inbox),
-        Supervised(_interruptions(parts), Wake()),
-        Supervised(_logs(parts), wakes.logs),
-        Supervised(_retention(parts), Wake()),
-    ]
-
-
-def _intake(parts: Parts) -> Intake:
-    return Intake(
-        parts.database,
-        admit=Admission(parts.settings.inputs.allowed_roots),
-        clock=parts.clock,
-        wakes=parts.wakes,
-        interval_s=parts.settings.loops.intake_fallback_s,
-    )
-
-
-def _inputs(parts: Parts) -> Inputs:
-    return Inputs(
-        parts.database,
-        bucket=parts.backend.bucket,
-        allowed_roots=parts.settings.inputs.allowed_roots,
-        clock=parts.clock,
-        wakes=parts.wakes,
-    )
-
-
-def _planning(parts: Parts, blocks: MarketBlocks) -> Planning:
-    settings, chosen = parts.settings, parts.settings.backend
-    preparation = LaunchPreparation(
-        backend=chosen.name,
-        bucket_name=chosen.bucket,
-        region=chosen.region,
-        owner=parts.owner,
-        bucket=parts.backend.bucket,
-        ensure_identity=_identity_of(parts),
-        heartbeat_s=settings.runner.heartbeat_s,
-        watch_s=settings.runner.watch_s,
-        log_flush_s=settings.runner.log_flush_s,
-    )
-    return Planning(
-        parts.database,
-        compute=parts.backend.compute,
-        blocks=blocks,
-        catalogue=Catalogue(parts.backend.compute, region=chosen.region, clock=parts.clock),
-        prepare=preparation.terms,
-        bounds=PlanningBounds(
-            batch_max=settings.limits.batch_max, look_ahead=settings.limits.queue_look_ahead
-        ),
-        clock=parts.clock,
-        wakes=parts.wakes,
-    )
-
-
-def _launches(parts: Parts, blocks: MarketBlocks) -> Launches:
-    return Launches(
-        parts.database,
-        compute=parts.backend.compute,
-        bucket=parts.backend.bucket,
-        blocks=blocks,
-        concurrent_max=parts.settings.limits.launches_concurrent_max,
-        clock=parts.clock,
-        wakes=parts.wakes,
-    )
-
-
-def _identity_of(parts: Parts) -> EnsureIdentity:
-    chosen = parts.settings.backend
-
-    async def ensure() -> tuple[str, tuple[str, ...]]:
-        identity = await parts.backend.identity.ensure()
-        return (
-            chosen.instance_profile or identity.instance_profile,
-            chosen.security_group_ids or (identity.security_group_id,),
-        )
-
-    return ensure
-
-
-def _machines(parts: Parts, inbox: Inbox) -> Machines:
-    loops = parts.settings.loops
-    reaper = Reaper(
-        parts.database,
-        compute=parts.backend.compute,
-        backend=parts.settings.backend.name,
-        clock=parts.clock,
-    )
-
-    async def note_first_pass(_: Snapshot) -> None:
-        parts.vitals.first_pass_done = True
-
-    return Machines(
-        parts.database,
-        compute=parts.backend.compute,
-        bucket=parts.backend.bucket,
-        drain_inbox=inbox.drain,
-        snapshot_readers=(note_first_pass, reaper.reap),
-        heartbeats=parts.heartbeats,
-        limits=parts.settings.limits.for_decisions(),
-        pace=MachinePace(
-            busy_s=loops.machines_s, idle_s=loops.idle_sweep_s, heartbeats_s=loops.heartbeats_s
-        ),
-        clock=parts.clock,
-        wakes=parts.wakes,
-    )
-
-
-def _inbox(parts: Parts) -> Inbox:
-    loops = parts.settings.loops
-    return Inbox(
-        parts.database,
-        bucket=parts.backend.bucket,
-        heartbeats=parts.heartbeats,
-        clock=parts.clock,
-        wakes=parts.wakes,
-        interval_s=loops.inbox_s,
-        heartbeats_s=loops.heartbeats_s,
-        idle_s=loops.idle_sweep_s,
-    )
-
-
-def _interruptions(parts: Parts) -> Interruptions:
-    return Interruptions(
-        parts.database,
-        compute=parts.backend.compute,
-        clock=parts.clock,
-        wakes=parts.wakes,
-        interval_s=parts.settings.loops.interruptions_s,
-    )
-
-
-def _logs(parts: Parts) -> Logs:
-    loops = parts.settings.loops
-    return Logs(
-        parts.database,
-        source=parts.backend.logs,
-        files=parts.files,
-        clock=parts.clock,
-        wakes=parts.wakes,
-        interval_s=loops.logs_s,
-        idle_s=loops.idle_sweep_s,
-    )
-
-
-def _retention(parts: Parts) -> Retention:
-    return Retention(
-        parts.database,
-        bucket=parts.backend.bucket,
-        files=parts.files,
-        clock=parts.clock,
-        interval_s=parts.settings.loops.retention_s,
-        job_logs_days=parts.settings.retention.job_logs_days,
-    )
-
-
 def _api_calls(recorder: CallRecorder) -> list[ApiCalls]:
     return [
         ApiCalls(
@@ -393,14 +208,18 @@ def _api_calls(recorder: CallRecorder) -> list[ApiCalls]:
 
 
 async def _serve_http(parts: Parts, *, task_status: TaskStatus[Listening]) -> None:
+    blocks, clock = parts.blocks, parts.clock
     context = HttpContext(
         database=parts.database,
         vitals=parts.vitals,
         api_calls=lambda: _api_calls(parts.backend.recorder),
         log_files=parts.files,
         bucket=parts.backend.bucket,
-        clock=parts.clock,
+        clock=clock,
         version=__version__,
+        plan=partial(
+            parts.catalogue.view, closed=lambda each: blocks.closed(each, now_ms=clock.now_ms())
+        ),
     )
     await serve(
         context,

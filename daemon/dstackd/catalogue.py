@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import anyio
 
+from dstackd.core.avoidance import NO_AVOIDANCE, Avoidance, preferring
+from dstackd.core.launching import Block
 from dstackd.core.offering import InstanceType, Offering, Prices, Subnet, fits, plan_offerings
+from dstackd.core.plan_view import PlanView, plan_view
 from dstackd.errors import CloudError
 from dstackd.ports import Clock, Compute
-from dstackd.prices import on_demand_prices
+from dstackd.prices import CurrentPrices
 from dstackd.spec.model import JobSpec
 
 PLACES_LIFETIME_S = 3600.0
@@ -30,10 +35,12 @@ class Plan:
 class Catalogue:
     """Types, subnets and prices of one backend's region."""
 
-    def __init__(self, compute: Compute, *, region: str, clock: Clock) -> None:
+    def __init__(
+        self, compute: Compute, *, region: str, clock: Clock, prices_dir: Path | None = None
+    ) -> None:
         self._compute = compute
         self._clock = clock
-        self._on_demand = on_demand_prices(region)
+        self._on_demand = CurrentPrices(region, prices_dir)
         self._region = region
         self._types: tuple[InstanceType, ...] = ()
         self._subnets: tuple[Subnet, ...] = ()
@@ -42,15 +49,30 @@ class Catalogue:
         self._spot_read_at_s: dict[str, float] = {}
         self._reading = anyio.Lock()
 
-    async def plan(self, spec: JobSpec) -> Plan:
+    async def plan(
+        self, spec: JobSpec, *, rotation: int = 0, avoidance: Avoidance = NO_AVOIDANCE
+    ) -> Plan:
         """Every offering that fits. Raises CloudError when the region cannot be asked and nothing is remembered."""
         async with self._reading:
             await self._refresh()
             fitting = [kind for kind in self._types if fits(kind, spec)]
-            await self._refresh_spot(fitting)
-        prices = Prices(on_demand=self._on_demand, spot=self._spot)
-        offerings = plan_offerings(spec, types=fitting, subnets=self._subnets, prices=prices)
-        return Plan(offerings, "" if offerings else self._why_none(spec, fitting))
+            table = self._on_demand.table()
+            await self._refresh_spot(fitting, table.usd_h)
+        prices = Prices(table.usd_h, self._spot, on_demand_estimated=table.estimated)
+        offerings = plan_offerings(
+            spec, types=fitting, subnets=self._subnets, prices=prices, rotation=rotation
+        )
+        why_none = "" if offerings else self._why_none(spec, fitting)
+        return Plan(preferring(offerings, avoidance), why_none)
+
+    async def view(self, spec: JobSpec, *, closed: Callable[[Offering], Block | None]) -> PlanView:
+        """What a job with this spec would be launched on, for a person to look at. Raises as `plan` does."""
+        plan = await self.plan(spec)
+        return plan_view(plan.offerings, closed=closed, why_none=plan.why_none)
+
+    def vcpus(self) -> Mapping[str, int]:
+        """Type -> vCPUs of one machine, for the types that are known so far."""
+        return {kind.name: kind.cpu for kind in self._types}
 
     async def _refresh(self) -> None:
         now_s = self._clock.monotonic_s()
@@ -60,11 +82,13 @@ class Catalogue:
         self._subnets = await self._compute.subnets()
         self._read_at_s = now_s
 
-    async def _refresh_spot(self, fitting: list[InstanceType]) -> None:
+    async def _refresh_spot(
+        self, fitting: list[InstanceType], on_demand: Mapping[str, float]
+    ) -> None:
         """Spot prices are a hint for the order: without an answer the estimate stays."""
         now_s = self._clock.monotonic_s()
-        known = (kind for kind in fitting if kind.name in self._on_demand)
-        cheapest = sorted(known, key=lambda kind: self._on_demand[kind.name])[:SPOT_TYPES_MAX]
+        known = (kind for kind in fitting if kind.name in on_demand)
+        cheapest = sorted(known, key=lambda kind: on_demand[kind.name])[:SPOT_TYPES_MAX]
         stale = [
             kind.name
             for kind in cheapest
@@ -88,4 +112,4 @@ class Catalogue:
             return "there is no subnet to launch into; set `subnet` of the backend, or create a default VPC"
         if spec.max_price is not None:
             return f"nothing that fits costs at most {spec.max_price} USD an hour; raise max_price"
-        return "no price is known for the types that fit"
+        return "no price is known for the types that fit; read AWS's list: dstackd prices refresh"

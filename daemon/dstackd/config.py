@@ -40,12 +40,15 @@ from dstackd.config_sections import (
     LimitsSection,
     Logging,
     Loops,
+    Projects,
     Retention,
     Runner,
+    Scheduling,
     Section,
     State,
     from_json,
 )
+from dstackd.core.bounds import Bounds
 from dstackd.errors import ConfigError
 
 PREFIX: Final = "DSTACKD_"
@@ -87,6 +90,8 @@ class Settings(BaseSettings):
     loops: Loops = Loops()
     limits: LimitsSection = LimitsSection()
     ec2_limits: Ec2LimitsSection = Ec2LimitsSection()
+    scheduling: Scheduling = Scheduling()
+    projects: Projects = {}
     runner: Runner = Runner()
     retention: Retention = Retention()
     backends: Annotated[
@@ -99,6 +104,11 @@ class Settings(BaseSettings):
         if not self.backends:
             raise ConfigError(_NO_BACKEND)
         return self.backends[0]
+
+    @property
+    def bounds(self) -> Bounds:
+        """What jobs may have at a time, with that of the projects."""
+        return self.scheduling.for_admission(self.projects)
 
     @property
     def socket(self) -> Path:
@@ -188,7 +198,7 @@ def _keys_in(value: object, location: tuple[int | str, ...]) -> Iterator[str]:
 
 
 def known_keys() -> list[str]:
-    """Every key outside [[backends]], as `section.key`; and `backends`, which is one of its own."""
+    """Every key outside [[backends]] and [projects], as `section.key`; and these two, each one of its own."""
     keys: list[str] = []
     for name, field in Settings.model_fields.items():
         section = field.annotation

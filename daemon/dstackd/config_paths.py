@@ -34,6 +34,10 @@ class ClientConfig:
     socket: Path
     database: Path | None
     """The SQLite file, for a person who wants to look at the queue without the daemon."""
+    cache: Path
+    """Where the daemon keeps what it could ask for again."""
+    region: str
+    """The backend's; empty where the file does not say it."""
 
 
 def find_config(given: Path | None, *, environ: Mapping[str, str], folder: Path) -> Path | None:
@@ -104,6 +108,8 @@ def client_config(given: Path | None, *, environ: Mapping[str, str], folder: Pat
         source=source,
         socket=socket_path(text("http", "socket", ""), directory=directory, base=base),
         database=None if database is None else Path(database),
+        cache=directory / "cache",
+        region=text("backend", "region", ""),
     )
 
 

@@ -28,6 +28,7 @@ _FIXES = {
     "string": ("not text", "put it in quotes"),
     "path": ("not a path", "put it in quotes"),
     "tuple": ("not a list", 'write a list, such as ["a", "b"]'),
+    "dict": ("not a table of tables", "write [projects.NAME] above the keys of one"),
     "model": ("not a table", "write its keys below a line with its name in brackets"),
 }
 
@@ -79,7 +80,7 @@ def keys_of(root: type[BaseModel], location: Iterable[int | str]) -> list[str]:
     """The keys that a table may have."""
     model = root
     for part in location:
-        if isinstance(part, str):
+        if isinstance(part, str) and part in model.model_fields:  # else it is a table's own name
             model = _models_in(model.model_fields[part].annotation)[0]
     return list(model.model_fields)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
@@ -22,6 +23,7 @@ from pydantic import (
 )
 
 from dstackd.config_paths import DATABASE_URL, STATE_DIRECTORY
+from dstackd.core.bounds import Bounds, ProjectBounds
 from dstackd.core.ec2_limits import Ec2Limits
 from dstackd.core.limits import Limits
 from dstackd.launch_document import HEARTBEAT_S, LOG_FLUSH_S, WATCH_S
@@ -33,6 +35,7 @@ _LIMITS: Final = Limits()
 _EC2: Final = Ec2Limits()
 _DAY_S: Final = 86_400
 _PORT_MAX: Final = 65_535
+_PROJECT_CHARS_MAX: Final = 64
 _IMAGE_NAME: Final = "ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-{arch}-server-*"
 _CANONICAL: Final = "099720109477"
 
@@ -51,7 +54,7 @@ def from_json(value: object) -> object:
     try:
         return json.loads(value)
     except ValueError as error:
-        message = f'is not JSON: {error}; write a list such as ["a", "b"]'
+        message = f'is not JSON: {error}; write a list such as ["a", "b"], or a table as {{"a": 1}}'
         raise ValueError(message) from None
 
 
@@ -245,6 +248,46 @@ class Ec2LimitsSection(Section):
     def for_pacing(self) -> Ec2Limits:
         """The limits as the AWS adapter takes them."""
         return Ec2Limits(**self.model_dump())
+
+
+Count = Annotated[Whole, Field(ge=0, le=1_000_000)]
+Usd = Annotated[Number, Field(ge=0, le=10_000_000)]
+_NO_BOUNDS: Final = ProjectBounds()
+
+
+class Project(Section):
+    """What one project may have at a time (`core.bounds.ProjectBounds`)."""
+
+    max_machines: Count = _NO_BOUNDS.max_machines
+    max_vcpus: Count = _NO_BOUNDS.max_vcpus
+    budget_per_day_usd: Usd = _NO_BOUNDS.budget_per_day_usd
+    weight: Number = Field(default=_NO_BOUNDS.weight, ge=0.001, le=1000)
+
+
+def _project_name(name: str) -> str:
+    if not 1 <= len(name) <= _PROJECT_CHARS_MAX:
+        message = f'is "{name}", which no job can have; use 1 to {_PROJECT_CHARS_MAX} characters'
+        raise ValueError(message)
+    return name
+
+
+Projects = Annotated[
+    dict[Annotated[str, AfterValidator(_project_name)], Project], BeforeValidator(from_json)
+]
+
+
+class Scheduling(Section):
+    """What all jobs together may have at a time (`core.bounds.Bounds`)."""
+
+    max_machines: Count = 0
+    max_vcpus: Count = 0
+    launches_per_minute: Count = 0
+    budget_per_day_usd: Usd = 0.0
+
+    def for_admission(self, projects: Mapping[str, Project]) -> Bounds:
+        """The bounds as the core takes them."""
+        own = {name: ProjectBounds(**project.model_dump()) for name, project in projects.items()}
+        return Bounds(projects=own, **self.model_dump())
 
 
 class Runner(Section):

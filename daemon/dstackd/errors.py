@@ -101,10 +101,13 @@ class CapacityShortage(CloudError):
         advice: str = "",
         scope: BlockScope,
         block_s: float,
+        limit_vcpus: int | None = None,
     ) -> None:
         super().__init__(code, message, operation=operation, advice=advice)
         self.scope = scope
         self.block_s = block_s
+        self.limit_vcpus = limit_vcpus
+        """The vCPU quota that the message names, if it names one."""
 
 
 class NotFound(CloudError):

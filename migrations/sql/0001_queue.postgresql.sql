@@ -80,6 +80,8 @@ CREATE TABLE launch (
 --;
 CREATE INDEX launch_open ON launch (created_at_ms) WHERE state = 'intended'
 --;
+CREATE INDEX launch_created ON launch (created_at_ms)
+--;
 CREATE TABLE machine (
     instance_id TEXT PRIMARY KEY,
     backend TEXT NOT NULL REFERENCES backend (name),
@@ -133,6 +135,8 @@ CREATE TABLE attempt (
     log_lines_seen BIGINT NOT NULL DEFAULT 0,
     ended_at_ms BIGINT,
     cost_usd DOUBLE PRECISION NOT NULL DEFAULT 0,
+    vcpus INTEGER NOT NULL DEFAULT 0,
+    reserved_usd DOUBLE PRECISION NOT NULL DEFAULT 0,
     PRIMARY KEY (job_id, number)
 )
 --;
@@ -166,9 +170,10 @@ CREATE TRIGGER event_is_append_only BEFORE UPDATE ON event FOR EACH ROW
 EXECUTE FUNCTION dstackd_refuse('event rows are append-only')
 --;
 CREATE TRIGGER job_starts_submitted BEFORE INSERT ON job FOR EACH ROW
-WHEN (NEW.phase <> 'submitted' OR NEW.version <> 0)
+WHEN (NEW.phase <> 'submitted' OR NEW.version <> 0 OR NEW.attempt <> 0 OR NEW.ran_attempts <> 0
+    OR NEW.boot_failures <> 0 OR NEW.inputs_digest <> '[]' OR NEW.reason IS NOT NULL)
 EXECUTE FUNCTION dstackd_refuse(
-    'a new job starts in phase submitted: leave phase and version out of the INSERT')
+    'a new job starts in phase submitted: leave phase, version and all that the daemon writes out of the INSERT')
 --;
 CREATE FUNCTION dstackd_log_submission() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

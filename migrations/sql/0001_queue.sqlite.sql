@@ -26,10 +26,12 @@ CREATE TABLE job (
     array_parent TEXT REFERENCES job (id),
     array_index INTEGER,
     CONSTRAINT "id: 1 to 64 of a-z, 0-9 and -"
-        CHECK (length(id) BETWEEN 1 AND 64 AND id NOT GLOB '*[^a-z0-9-]*'),
-    CONSTRAINT "spec must be valid JSON" CHECK (json_valid(spec)),
+        CHECK (typeof(id) = 'text' AND length(id) BETWEEN 1 AND 64 AND id NOT GLOB '*[^a-z0-9-]*'),
+    CONSTRAINT "spec must be valid JSON" CHECK (typeof(spec) = 'text' AND json_valid(spec)),
     CONSTRAINT "spec is at most 262144 characters" CHECK (length(spec) <= 262144),
-    CONSTRAINT "project: 1 to 64 characters" CHECK (length(project) BETWEEN 1 AND 64),
+    CONSTRAINT "project: 1 to 64 characters"
+        CHECK (typeof(project) = 'text' AND length(project) BETWEEN 1 AND 64),
+    CONSTRAINT "submitted_at_ms: milliseconds since 1970" CHECK (typeof(submitted_at_ms) = 'integer'),
     CONSTRAINT "priority: an integer from -1000 to 1000"
         CHECK (typeof(priority) = 'integer' AND priority BETWEEN -1000 AND 1000),
     CONSTRAINT "cancel_requested: 0 or 1" CHECK (cancel_requested IN (0, 1)),
@@ -79,6 +81,8 @@ CREATE TABLE launch (
 )
 --;
 CREATE INDEX launch_open ON launch (created_at_ms) WHERE state = 'intended'
+--;
+CREATE INDEX launch_created ON launch (created_at_ms)
 --;
 CREATE TABLE machine (
     instance_id TEXT PRIMARY KEY,
@@ -133,6 +137,8 @@ CREATE TABLE attempt (
     log_lines_seen INTEGER NOT NULL DEFAULT 0,
     ended_at_ms INTEGER,
     cost_usd REAL NOT NULL DEFAULT 0,
+    vcpus INTEGER NOT NULL DEFAULT 0,
+    reserved_usd REAL NOT NULL DEFAULT 0,
     PRIMARY KEY (job_id, number)
 )
 --;
@@ -163,9 +169,10 @@ BEGIN
 END
 --;
 CREATE TRIGGER job_starts_submitted BEFORE INSERT ON job
-WHEN NEW.phase <> 'submitted' OR NEW.version <> 0
+WHEN NEW.phase <> 'submitted' OR NEW.version <> 0 OR NEW.attempt <> 0 OR NEW.ran_attempts <> 0
+    OR NEW.boot_failures <> 0 OR NEW.inputs_digest <> '[]' OR NEW.reason IS NOT NULL
 BEGIN
-    SELECT RAISE(ABORT, 'a new job starts in phase submitted: leave phase and version out of the INSERT');
+    SELECT RAISE(ABORT, 'a new job starts in phase submitted: leave phase, version and all that the daemon writes out of the INSERT');
 END
 --;
 CREATE TRIGGER job_logs_its_submission AFTER INSERT ON job

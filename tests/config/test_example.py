@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dstackd.config import Settings, load_settings
+from dstackd.core.bounds import ProjectBounds
 from tests.tidy.source_tree import ROOT
 
 PATH = ROOT / "config" / "dstackd.example.toml"
@@ -26,9 +27,10 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def defaults() -> Settings:
-    """What the code says, with the example's region and bucket."""
-    [backend] = tomllib.loads(TEXT)["backends"]
-    return Settings(backends=[backend])  # type: ignore[arg-type] # as the file gives it
+    """What the code says, with the example's region and bucket, and its project of defaults."""
+    written = tomllib.loads(TEXT)
+    tables = {name: written[name] for name in ("backends", "projects")}
+    return Settings(**tables)
 
 
 def keys_of(values: dict[str, Any], prefix: str = "") -> set[str]:
@@ -44,8 +46,11 @@ def test_as_it_is_it_changes_nothing(tmp_path: Path) -> None:
     """A copy with a region and a bucket is a configuration with every default."""
     copy = tmp_path / "dstackd.toml"
     copy.write_text(TEXT)
-    assert set(tomllib.loads(TEXT)["backends"][0]) == {"region", "bucket"}
+    written = tomllib.loads(TEXT)
+    assert set(written["backends"][0]) == {"region", "bucket"}
+    assert written["projects"] == {"main": {}}
     settings = load_settings(copy)
+    assert settings.bounds.of("main") == ProjectBounds()
     assert settings.http.listen == defaults().http.listen
     assert settings.backends == defaults().backends
 
@@ -75,7 +80,8 @@ def test_every_key_is_explained() -> None:
 def test_the_bounds_are_those_of_the_code() -> None:
     """Where the comment names bounds, `(low to high)`, they are the ones that are checked."""
     documented = re.findall(
-        r"\(([\d.]+) to (\d+)\)[^=]*?\n#(\w+_(?:s|max|days|ahead|burst)) = ", TEXT
+        r"\(([\d.]+) to (\d+)\)[^=]*?\n#(\w+_(?:s|max|days|ahead|burst|machines|vcpus|minute|usd)) = ",
+        TEXT,
     )
     sections = [
         getattr(each.annotation, "model_fields", {}) for each in Settings.model_fields.values()

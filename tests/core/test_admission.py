@@ -348,3 +348,14 @@ def test_possible_offerings_are_those_that_are_not_impossible(
         if impossible(Candidate(job, each, 1.0), bounds=bounds, limits=LIMITS) is None
     ]
     assert (wait is None) == bool(possible)
+
+
+def test_what_a_job_has_spent_rules_out_dearer_offerings() -> None:
+    """The next attempt may cost what is left of the budget, so the cheaper machine is still possible."""
+    job = candidate(1, spec=replace(HOUR, budget=3.0)).job
+    offerings = [offering(price_usd_h=1.0), offering(price_usd_h=0.5)]
+    for spent_usd, left in ((0.0, offerings), (1.0, offerings[1:]), (2.5, [])):
+        possible, _ = possible_offerings(
+            job, offerings, spent_usd=spent_usd, bounds=Bounds(), limits=LIMITS
+        )
+        assert list(possible) == left

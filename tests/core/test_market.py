@@ -115,6 +115,24 @@ def test_a_quota_without_a_figure_halves_the_ask() -> None:
         assert choice.count == expected
 
 
+def test_what_was_halved_is_asked_for_once_a_pass() -> None:
+    """The rest of the jobs waits for the answer, and knows why, instead of asking as often as it takes."""
+    blocks = MarketBlocks()
+    blocks.add(asked(LARGE, 100), quota(), now_ms=NOW_MS)
+    later_ms = NOW_MS + 6 * MINUTE_MS
+    choice = blocks.choose([LARGE], wanted=80, now_ms=later_ms)
+    assert choice is not None
+    blocks.reserve(LARGE, choice.count)
+    assert choice.count == 50
+    assert blocks.choose([LARGE], wanted=30, now_ms=later_ms) is None
+    refusal = blocks.summary([LARGE], now_ms=later_ms)
+    assert "only few are asked for at once" in refusal.message
+    assert refusal.until_ms == later_ms + ROOM_LOOK_S * 1000
+    assert blocks.knows_limits(later_ms)
+    blocks.note_live({})
+    assert blocks.choose([LARGE], wanted=30, now_ms=later_ms) is not None
+
+
 def test_a_used_up_quota_waits_for_a_machine_to_end() -> None:
     """The job is looked at again soon, which costs no call, and the words do not change with the machines."""
     blocks = MarketBlocks()

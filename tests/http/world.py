@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,16 +17,19 @@ from aiohttp import ClientSession, TCPConnector, UnixConnector
 from typing_extensions import override
 
 from dstackd.clock import SystemClock
+from dstackd.core.plan_view import PlanView
 from dstackd.errors import CloudError, NotFound, PreconditionFailed
 from dstackd.http.context import HttpContext
 from dstackd.http.server import Listening, serve
 from dstackd.log_files import LogFiles, StoredLine
 from dstackd.ports import ObjectHead
+from dstackd.spec.model import JobSpec
 from dstackd.store import migrate
 from dstackd.store.engine import open_database
 from dstackd.vitals import ApiCalls, Vitals
 
 HEAD = "0001"
+Planner = Callable[[JobSpec], Awaitable[PlanView]]
 
 
 class SkippingClock(SystemClock):
@@ -171,7 +174,7 @@ def short_folder() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def running(*, bucket: bool = True) -> AsyncIterator[World]:
+async def running(*, bucket: bool = True, plan: Planner | None = None) -> AsyncIterator[World]:
     """A healthy daemon's server, until the block ends."""
     clock = SkippingClock()
     with short_folder() as folder:
@@ -189,6 +192,7 @@ async def running(*, bucket: bool = True) -> AsyncIterator[World]:
                 bucket=memory if bucket else None,
                 clock=clock,
                 version="1.2.3",
+                plan=plan,
             )
             start = partial(
                 serve,

@@ -43,7 +43,7 @@ def test_defaults_are_those_of_the_model() -> None:
 def test_null_is_the_same_as_not_given() -> None:
     """A field with nothing behind it, as YAML users leave them, is a field that is not there."""
     empty = dict.fromkeys(
-        ["name", "env", "inputs", "artifacts", "resources", "retry", "image", "array", "max_price"]
+        ["name", "env", "inputs", "artifacts", "resources", "retry", "image", "array", "budget"]
     )
     assert parsed(**empty) == parsed()
 
@@ -292,6 +292,8 @@ def test_artifacts(written: object, expected: str) -> None:
         ("max_price", 0.5, 0.5),
         ("max_price", 2, 2.0),
         ("max_price", "0.5", 0.5),
+        ("budget", 5, 5.0),
+        ("budget", "12.50", 12.5),
         ("resume", True, True),
         ("resume", "yes", True),
         ("resume", "off", False),

@@ -176,6 +176,7 @@ specs = st.fixed_dictionaries(
         "instance_types": st.lists(st.sampled_from(["m7i.*", "c7g.large", "*"]), max_size=3),
         "spot_policy": st.sampled_from(["spot", "on-demand", "auto"]),
         "max_price": st.floats(0.001, 1000),
+        "budget": st.floats(0.001, 1000),
         "max_duration": durations | st.just("off"),
         "retry": retries,
         "stop_grace": st.integers(0, 600),
@@ -185,7 +186,7 @@ specs = st.fixed_dictionaries(
             words, words | st.integers(-limits.NUMBER_MAX, limits.NUMBER_MAX)
         ),
     },
-)
+).filter(lambda source: "budget" not in source or source.get("max_duration") != "off")
 
 
 @settings(deadline=None)
@@ -223,6 +224,7 @@ def test_every_default_is_written_out() -> None:
     assert frozen == {
         "array": None,
         "artifacts": [],
+        "budget": None,
         "commands": ["true"],
         "depends_on": None,
         "env": {},

@@ -112,6 +112,9 @@ REFUSALS = [
     ("max_price", HUGE, "max_price", "bits is not a price", "such as 0.5"),
     ("max_price", "$1", "max_price", '"$1" is not a price', "such as 0.5"),
     ("max_price", True, "max_price", "true is not a price", "such as 0.5"),
+    ("budget", 0, "budget", "0 is not a budget above 0 and up to 10000000", "such as 5"),
+    ("budget", float("inf"), "budget", "inf is not a budget", "such as 5"),
+    ("budget", "5 USD", "budget", '"5 USD" is not a budget', "such as 5"),
     ("max_duration", 0, "max_duration", "not between 1 and", "off means no limit"),
     ("max_duration", "soon", "max_duration", '"soon" is not a duration', "1h30m"),
     ("max_duration", "1.5h", "max_duration", '"1.5h" is not a duration', "1h30m"),
@@ -155,6 +158,12 @@ def test_refusal(given: str, value: object, field: str, problem: str, fix: str) 
     assert problem in error.problem
     assert fix in error.fix
     error.sentence.encode()
+
+
+def test_a_budget_needs_an_end() -> None:
+    """Nothing bounds what a job without max_duration costs, so its budget could not be kept."""
+    error = error_of(budget=5, max_duration="off")
+    assert (error.field, error.fix) == ("budget", "set max_duration, not off")
 
 
 def test_all_errors_at_once() -> None:

@@ -7,6 +7,7 @@ Sources: EC2 API reference, "Error codes"; S3, IAM, STS and CloudWatch Logs API 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -297,6 +298,18 @@ def rule_for(code: str, *, message: str = "", operation: str = "", http_status: 
         if rule.covers(message, operation):
             return rule
     return Rule(code, _by_status(http_status), _POLICY if http_status == _FORBIDDEN else "")
+
+
+_VCPU_LIMIT = re.compile(r"current vCPU limit of (\d{1,9})\b")
+
+
+def limit_vcpus(code: str, message: str) -> int | None:
+    """The account's vCPU quota, which only the message of VcpuLimitExceeded tells: "You have requested more vCPU
+    capacity than your current vCPU limit of 32 allows for the instance bucket that the specified instance type belongs
+    to." (EC2 User Guide, "Troubleshoot instance launch issues"). None where no number is in it.
+    """
+    found = _VCPU_LIMIT.search(message) if code == "VcpuLimitExceeded" else None
+    return None if found is None else int(found[1])
 
 
 _FORBIDDEN = 403

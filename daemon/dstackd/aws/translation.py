@@ -9,7 +9,7 @@ import aiohttp
 import botocore.exceptions as raised  # type: ignore[import-untyped] # botocore ships no types
 import botocore.parsers  # type: ignore[import-untyped] # as above
 
-from dstackd.aws.error_table import Rule, rule_for
+from dstackd.aws.error_table import Rule, limit_vcpus, rule_for
 from dstackd.aws.untyped import Untyped
 from dstackd.errors import (
     BlockScope,
@@ -75,6 +75,7 @@ def _raised_by(rule: Rule, code: str, message: str, operation: str) -> CloudErro
             advice=rule.advice,
             scope=rule.scope or BlockScope.OFFERING,
             block_s=rule.block_s,
+            limit_vcpus=limit_vcpus(code, message),
         )
     return rule.error(code, message, operation=operation, advice=rule.advice)
 

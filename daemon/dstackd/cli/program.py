@@ -20,6 +20,8 @@ _MODULES: Final = {
     "healthcheck": "healthcheck",
     "logs": "logs",
     "migrate": "daemon_commands",
+    "plan": "plan",
+    "prices": "prices",
     "ps": "ps",
     "run": "daemon_commands",
     "stop": "stop",

@@ -38,6 +38,10 @@ class Job:
     """The last reason in words; what a queued job waits for."""
     inputs_digest: tuple[str, ...] = ()
     """sha256 of each packed local input, in the spec's order; empty until staged."""
+    interruptions: int = 0
+    """How many attempts EC2 took the machine from; read for queued jobs only, as is the next."""
+    reclaimed: str = ""
+    """What EC2 took from the last attempt (`core.avoidance.pool`), empty when that ended otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

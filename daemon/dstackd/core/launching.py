@@ -9,9 +9,11 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from dstackd.core.avoidance import avoided
 from dstackd.core.instance import Market
 from dstackd.core.job import Job
-from dstackd.core.offering import Offering, quota_class
+from dstackd.core.offering import Offering
+from dstackd.core.quota import quota_key
 
 BATCH_MAX = 100
 """EC2's advice for RunInstances: several requests of 100 rather than one of 500 (RunInstances API reference)."""
@@ -65,6 +67,7 @@ def shape_of(job: Job) -> tuple[object, ...]:
         spec.spot_policy,
         spec.max_price,
         job.project,
+        avoided(job),
     )
 
 
@@ -98,24 +101,34 @@ class Block:
 
     until_ms: int
     message: str
+    """The refusal in words: its code, what AWS said, and what would help."""
+    code: str = ""
+    advice: str = ""
+    since_ms: int = 0
+    """When the refusals began that go on until now."""
+    awaits_room: bool = False
+    """A quota is used up by our own machines: one that ends opens it before `until_ms`."""
 
 
 def first_open(
     offerings: Iterable[Offering], blocks: Mapping[str, Block], *, now_ms: int
 ) -> Offering | None:
     """The first offering that no block rules out. Keys of `blocks`: see `block_keys`."""
-    for offering in offerings:
-        hits = (blocks.get(key) for key in block_keys(offering))
-        if not any(block is not None and now_ms < block.until_ms for block in hits):
-            return offering
-    return None
+    return next((o for o in offerings if block_of(o, blocks, now_ms=now_ms) is None), None)
+
+
+def block_of(offering: Offering, blocks: Mapping[str, Block], *, now_ms: int) -> Block | None:
+    """The block that rules the offering out the longest."""
+    hits = [block for key in block_keys(offering) if (block := blocks.get(key)) is not None]
+    holding = [block for block in hits if now_ms < block.until_ms]
+    return max(holding, key=lambda block: block.until_ms, default=None)
 
 
 def block_keys(offering: Offering) -> tuple[str, str, str, str, str]:
     """The names under which an offering can be blocked, by scope: offering, quota, subnet, market, region."""
     return (
         f"offering:{offering.key}",
-        f"quota:{offering.market}/{quota_class(offering.instance_type)}",
+        f"quota:{quota_key(offering.instance_type, offering.market)}",
         f"subnet:{offering.subnet_id}",
         f"market:{offering.market}",
         "region:",

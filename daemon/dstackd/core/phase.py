@@ -79,6 +79,8 @@ class Reason(StrEnum):
     WAITING_FOR_LAUNCH = "waiting_for_launch"
     NO_OFFERING = "no_offering"
     NO_CAPACITY = "no_capacity"
+    LIMIT_REACHED = "limit_reached"
+    BUDGET_EXHAUSTED = "budget_exhausted"
     THROTTLED = "throttled"
     UNAUTHORIZED = "unauthorized"
     CLOUD_UNAVAILABLE = "cloud_unavailable"

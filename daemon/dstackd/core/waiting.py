@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from dstackd.core.job import Job
 from dstackd.core.phase import Phase, Reason
-from dstackd.spec.model import RetryCause
+from dstackd.core.shortage import utc_text
+from dstackd.spec.model import JobSpec, RetryCause, SpotPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +53,27 @@ def decide_queued(job: Job, *, now_ms: int) -> Wait | None:
 
 def decide_without_capacity(job: Job, refusal: Refusal, *, now_ms: int) -> Wait:
     """Every offering that fits is blocked: wait for the first to open, or give up if the spec says so."""
-    gives_up = RetryCause.NO_CAPACITY not in job.spec.retry.on
-    if gives_up and refusal.reason is Reason.NO_CAPACITY:
+    retry_s = max((refusal.until_ms - now_ms) / 1000, 1.0)
+    if refusal.reason is not Reason.NO_CAPACITY:
+        return Wait(None, refusal.reason, refusal.message, retry_s=retry_s)
+    retry = job.spec.retry
+    if RetryCause.NO_CAPACITY not in retry.on:
         message = f"{refusal.message}; retry.on does not include no-capacity"
         return Wait(Phase.FAILED, Reason.NO_CAPACITY, message)
-    retry_s = max((refusal.until_ms - now_ms) / 1000, 1.0)
-    return Wait(None, refusal.reason, refusal.message, retry_s=retry_s)
+    message = f"{refusal.message}; what would help: {what_would_help(job.spec)}"
+    if retry.within_s is not None:
+        ends_ms = job.submitted_at_ms + retry.within_s * 1000
+        message += f"; given up at {utc_text(ends_ms)} (retry.within)"
+        retry_s = min(retry_s, max((ends_ms + 1 - now_ms) / 1000, 1.0))
+    return Wait(None, refusal.reason, message, retry_s=retry_s)
+
+
+def what_would_help(spec: JobSpec) -> str:
+    """What in the spec keeps more offerings out."""
+    ways = []
+    if spec.spot_policy is not SpotPolicy.AUTO:
+        ways.append("spot_policy auto")
+    if spec.max_price is not None:
+        ways.append("a higher max_price")
+    ways.append("more instance_types" if spec.instance_types else "wider resources")
+    return ", ".join(ways)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
+from dstackd.core.plan_view import PlanView
 from dstackd.log_files import LogFiles
 from dstackd.ports import Bucket, Clock
+from dstackd.spec.model import JobSpec
 from dstackd.store.engine import Database
 from dstackd.vitals import ApiCalls, Vitals
 
@@ -24,3 +26,5 @@ class HttpContext:
     """None: there is no backend, so nobody can see artifacts."""
     clock: Clock
     version: str
+    plan: Callable[[JobSpec], Awaitable[PlanView]] | None = None
+    """What a spec would be launched on, without launching; may raise CloudError. None: there is no backend."""

@@ -18,6 +18,7 @@ def to_json(spec: JobSpec) -> Json:
     return {
         "array": spec.array,
         "artifacts": [{"every": each.every_s, "path": each.path} for each in spec.artifacts],
+        "budget": spec.budget,
         "commands": list(spec.commands) or None,
         "depends_on": list(spec.depends_on) or None,
         "env": dict(spec.env),

@@ -120,7 +120,8 @@ class JobSpec:
     """One job. Immutable once accepted: a change of mind is a new row.
 
     `name` None: the job is shown by its id. `env` and `labels` are pairs in the order of their
-    names. `max_price` is in USD an hour for one machine. `max_duration_s` None = no limit.
+    names. `max_price` is in USD an hour for one machine. `budget` is in USD for all attempts together and
+    needs a `max_duration_s`; `max_duration_s` None = no limit.
     `array` N runs N equal jobs. `working_dir` is relative to the job's folder.
     """
 
@@ -136,6 +137,7 @@ class JobSpec:
     instance_types: tuple[str, ...] = ()
     spot_policy: SpotPolicy = SpotPolicy.AUTO
     max_price: float | None = None
+    budget: float | None = None
     max_duration_s: int | None = 72 * _HOUR_S
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     stop_grace_s: int = 30

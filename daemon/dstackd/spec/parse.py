@@ -23,7 +23,7 @@ from dstackd.spec.paths import read_artifacts, read_inputs, relative_path
 from dstackd.spec.policy import read_registry_auth, read_retry
 from dstackd.spec.reading import Fields, Problems, refuse, shown
 from dstackd.spec.resources import default_resources, read_resources
-from dstackd.spec.scalars import price, switch, text, whole_number, word_of
+from dstackd.spec.scalars import dollars, switch, text, whole_number, word_of
 from dstackd.spec.units import duration_or_off, duration_s
 
 WHOLE: Final = "spec"
@@ -32,6 +32,12 @@ _EXAMPLE = 'write a mapping such as {"commands": ["echo hello"]}'
 _DEFAULT = JobSpec(commands=())
 _spot_policy = word_of(SpotPolicy)
 _array = whole_number(low=1, high=limits.ARRAY_MAX, fix="write how many equal jobs, such as 8")
+_price = dollars(
+    high=limits.PRICE_USD_MAX, expected="a price", fix="write US dollars an hour, such as 0.5"
+)
+_budget = dollars(
+    high=limits.BUDGET_USD_MAX, expected="a budget", fix="write US dollars, such as 5"
+)
 _stop_grace = duration_s(low_s=0, high_s=limits.STOP_GRACE_S_MAX)
 
 
@@ -114,7 +120,8 @@ def _read_spec(fields: Fields) -> JobSpec:
         resources=_read_resources(fields, any_size=bool(instance_types)),
         instance_types=instance_types,
         spot_policy=fields.take("spot_policy", _spot_policy, _DEFAULT.spot_policy),
-        max_price=fields.take("max_price", price, _DEFAULT.max_price),
+        max_price=fields.take("max_price", _price, _DEFAULT.max_price),
+        budget=fields.take("budget", _budget, _DEFAULT.budget),
         max_duration_s=fields.take("max_duration", duration_or_off, _DEFAULT.max_duration_s),
         retry=fields.take_block("retry", read_retry, _DEFAULT.retry),
         stop_grace_s=fields.take("stop_grace", _stop_grace, _DEFAULT.stop_grace_s),
@@ -124,6 +131,8 @@ def _read_spec(fields: Fields) -> JobSpec:
         labels=fields.take_block("labels", read_labels, _DEFAULT.labels),
     )
     fields.refuse_unknown()
+    if spec.budget is not None and spec.max_duration_s is None:
+        fields.problems.add("budget", "cannot be kept without an end", "set max_duration, not off")
     return spec
 
 

@@ -8,7 +8,6 @@ import re
 from enum import StrEnum
 from typing import TypeVar
 
-from dstackd.spec.limits import PRICE_USD_MAX
 from dstackd.spec.reading import Reader, RefusedError, is_text, refuse
 
 E = TypeVar("E", bound=StrEnum)
@@ -82,15 +81,18 @@ def switch(value: object) -> bool:
     return known
 
 
-def price(value: object) -> float:
-    """US dollars an hour, above 0."""
-    fix = "write US dollars an hour, such as 0.5"
-    number = float(value) if isinstance(value, str) and _DECIMAL.fullmatch(value) else value
-    if isinstance(number, bool) or not isinstance(number, int | float):
-        refuse(value, "a price", fix)
-    if not 0 < number <= PRICE_USD_MAX or not math.isfinite(number):
-        refuse(value, f"a price above 0 and up to {PRICE_USD_MAX:g}", fix)
-    return float(number)
+def dollars(*, high: float, expected: str, fix: str) -> Reader[float]:
+    """A reader of US dollars, above 0 and up to `high`."""
+
+    def read(value: object) -> float:
+        number = float(value) if isinstance(value, str) and _DECIMAL.fullmatch(value) else value
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            refuse(value, expected, fix)
+        if not 0 < number <= high or not math.isfinite(number):
+            refuse(value, f"{expected} above 0 and up to {high:.0f}", fix)
+        return float(number)
+
+    return read
 
 
 def word_of(words: type[E]) -> Reader[E]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Row, Select, and_, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from dstackd.core.avoidance import pool
 from dstackd.core.instance import Market
 from dstackd.core.job import Attempt, Job
 from dstackd.core.phase import Outcome, Phase, Reason
@@ -94,14 +95,37 @@ async def elements_cost_usd(connection: AsyncConnection, parent_id: str) -> floa
 
 
 async def queued_jobs(connection: AsyncConnection, *, due_at_ms: int, count_max: int) -> list[Job]:
-    """Queued jobs to be visited by `due_at_ms`: highest priority first, then oldest."""
+    """Queued jobs to be visited by `due_at_ms`: highest priority first, then oldest; with what EC2 took from them."""
+    past = ATTEMPT.alias()
+    interruptions = (
+        select(func.count())
+        .where(past.c.job_id == JOB.c.id, past.c.outcome == "interrupted")
+        .scalar_subquery()
+    )
     statement = (
-        select(JOB)
+        select(
+            JOB,
+            interruptions.label("interruptions"),
+            ATTEMPT.c.outcome.label("last_outcome"),
+            ATTEMPT.c.instance_type.label("last_type"),
+            ATTEMPT.c.zone.label("last_zone"),
+            ATTEMPT.c.market.label("last_market"),
+        )
+        .outerjoin(ATTEMPT, and_(ATTEMPT.c.job_id == JOB.c.id, ATTEMPT.c.number == JOB.c.attempt))
         .where(JOB.c.phase == "queued", JOB.c.next_visit_at_ms <= due_at_ms)
         .order_by(JOB.c.priority.desc(), JOB.c.seq)
         .limit(count_max)
     )
-    return [job_of(row) for row in await connection.execute(statement)]
+    return [_queued_job(row) for row in await connection.execute(statement)]
+
+
+def _queued_job(row: Row[Any]) -> Job:
+    job = job_of(row)
+    if not row.interruptions:
+        return job
+    taken = row.last_outcome == "interrupted"
+    reclaimed = pool(row.last_type, row.last_zone, row.last_market) if taken else ""
+    return replace(job, interruptions=row.interruptions, reclaimed=reclaimed)
 
 
 async def jobs_to_stage(connection: AsyncConnection) -> list[Job]:

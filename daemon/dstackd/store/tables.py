@@ -132,6 +132,8 @@ class AttemptRow(SQLModel, table=True):
     log_lines_seen: int = Field(sa_type=BigInteger)
     ended_at_ms: int | None = Field(sa_type=BigInteger)
     cost_usd: float
+    vcpus: int
+    reserved_usd: float
 
 
 class EventRow(SQLModel, table=True):

@@ -1,0 +1,54 @@
+"""The heads of a long queue: no project is hidden behind another one's jobs."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dstackd.store.engine import Database
+from dstackd.store.queue_heads import queue_heads
+from dstackd.store.tables import JOB
+from tests.builders import NOW_MS
+from tests.store import rows
+from tests.store.test_indices import plan_of
+
+
+async def heads(connection: AsyncConnection, count_max: int = 4) -> set[str]:
+    """Ids of the heads that are due now."""
+    found = queue_heads(due_at_ms=NOW_MS, count_max=count_max)
+    ids = await connection.execute(select(JOB.c.id).join(found, found.c.seq == JOB.c.seq))
+    return set(ids.scalars())
+
+
+async def queue(database: Database) -> None:
+    """Six jobs of one project, then two of another, all due."""
+    await rows.accept(database, *(f"job-{number}" for number in range(8)))
+    await rows.run(database, "UPDATE job SET project = 'late' WHERE id IN ('job-6', 'job-7')")
+
+
+async def test_every_project_is_seen(either: Database) -> None:
+    """However many jobs of another project are older."""
+    await queue(either)
+    assert await either.read(heads) == {"job-0", "job-1", "job-6", "job-7"}
+
+
+async def test_priority_comes_before_the_share(either: Database) -> None:
+    """A project of low priority gets what is left."""
+    await queue(either)
+    await rows.run(either, "UPDATE job SET priority = 1 WHERE project = 'main' AND id <> 'job-0'")
+    assert await either.read(heads) == {"job-1", "job-2", "job-3", "job-4"}
+
+
+async def test_who_is_not_due_takes_no_place(either: Database) -> None:
+    """Nor does a job that is in another phase."""
+    await queue(either)
+    await rows.run(
+        either, "UPDATE job SET next_visit_at_ms = :at WHERE id = 'job-6'", at=NOW_MS + 1
+    )
+    await rows.submit(either, "job-8")
+    assert await either.read(heads) == {"job-0", "job-1", "job-2", "job-7"}
+
+
+async def test_only_the_queue_is_read(database: Database) -> None:
+    """Jobs that are over or have machines are not."""
+    assert "SCAN job USING INDEX job_queued" in await plan_of(database, heads)
