@@ -105,6 +105,8 @@ def _planning(parts: Parts) -> Planning:
         bounds=PlanningBounds(
             batch_max=settings.limits.batch_max, look_ahead=settings.limits.queue_look_ahead
         ),
+        allowed=settings.bounds,
+        limits=settings.limits.for_decisions(),
         clock=parts.clock,
         wakes=parts.wakes,
     )

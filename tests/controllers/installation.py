@@ -25,6 +25,7 @@ from dstackd.controllers.machines import MachinePace, Machines
 from dstackd.controllers.planning import Planning, PlanningBounds
 from dstackd.controllers.reaper import Reaper
 from dstackd.controllers.retention import Retention
+from dstackd.core.bounds import Bounds
 from dstackd.core.limits import Limits
 from dstackd.core.log_line import StoredLine
 from dstackd.errors import OperatingError
@@ -93,6 +94,8 @@ class Daemon:
             blocks=blocks,
             prepare=prepare,
             bounds=PlanningBounds(quiet_s=0),
+            allowed=Bounds(),
+            limits=Limits(),
             **common,
         )
         self.launches = Launches(

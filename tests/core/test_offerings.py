@@ -13,8 +13,8 @@ from dstackd.core.launching import (
     Block,
     batches,
     block_keys,
+    block_of,
     client_token,
-    first_open,
     group_by_shape,
 )
 from dstackd.core.offering import Offering, Prices, fits, plan_offerings, quota_class
@@ -151,11 +151,13 @@ def test_a_block_rules_out_its_scope_and_only_until_its_time() -> None:
     best = everything[0]
     for scope, key in enumerate(block_keys(best)):
         blocks = {key: Block(NOW_MS + 1000, "message")}
-        chosen = first_open(everything, blocks, now_ms=NOW_MS)
+        chosen = next(
+            (each for each in everything if block_of(each, blocks, now_ms=NOW_MS) is None), None
+        )
         expected = next((each for each in everything if key not in block_keys(each)), None)
         assert chosen == expected
         assert (chosen is None) == (scope == 4)
-        assert first_open(everything, blocks, now_ms=NOW_MS + 1000) == best
+        assert block_of(best, blocks, now_ms=NOW_MS + 1000) is None
 
 
 def test_jobs_of_equal_machines_share_a_launch() -> None:

@@ -87,7 +87,7 @@ async def intend(database: Database, *job_ids: str, launch_id: str = "launch-1")
             request=request,
             document="{}",
             offering=OFFERING,
-            members=[Member(job_id, 1, 1) for job_id in job_ids],
+            members=[Member(job_id, 1, 1, 0.0) for job_id in job_ids],
             now_ms=NOW_MS,
         )
 

@@ -11,10 +11,18 @@ from dataclasses import dataclass
 import structlog
 
 from dstackd.catalogue import Catalogue
+from dstackd.core.admission import select_jobs
+from dstackd.core.avoidance import avoided
+from dstackd.core.bounds import Bounds
+from dstackd.core.budget import worst_case_usd
 from dstackd.core.job import Job
-from dstackd.core.launching import batches, first_open, group_by_shape
-from dstackd.core.offering import Offering
+from dstackd.core.launching import batches, group_by_shape, shape_of
+from dstackd.core.limits import Limits
+from dstackd.core.offering import Offering, rotated
 from dstackd.core.phase import Phase, Reason
+from dstackd.core.possible import possible_offerings
+from dstackd.core.quota import vcpus_by_quota
+from dstackd.core.scheduling import Candidate
 from dstackd.core.waiting import Wait, decide_queued, decide_without_capacity
 from dstackd.errors import CloudError, StaleRow, Unauthorized
 from dstackd.intent import LaunchTerms, document_for, request_for
@@ -23,7 +31,9 @@ from dstackd.ports import Clock, Compute
 from dstackd.store import jobs as job_store
 from dstackd.store import launches as store
 from dstackd.store.engine import Connection, Database
+from dstackd.store.live import live_by_type
 from dstackd.store.moves import FAR_MS, Move, save_fresh_moves, visit_later
+from dstackd.store.usage import read_usage
 from dstackd.wake import Wakes
 
 log = structlog.get_logger(__name__)
@@ -59,6 +69,8 @@ class Planning:
         blocks: MarketBlocks,
         prepare: Callable[[], Awaitable[LaunchTerms]],
         bounds: PlanningBounds,
+        allowed: Bounds,
+        limits: Limits,
         clock: Clock,
         wakes: Wakes,
     ) -> None:
@@ -68,8 +80,12 @@ class Planning:
         self._blocks = blocks
         self._prepare = prepare
         self._bounds = bounds
+        self._allowed = allowed
+        self._limits = limits
         self._clock = clock
         self._wakes = wakes
+        self._turn = 0
+        """Counts batches: successive ones begin with other spot pools."""
 
     async def step(self) -> float:
         """One pass over the queue. What AWS says against it is a job's waiting reason, not the loop's error."""
@@ -102,46 +118,115 @@ class Planning:
         ready = [job for job, wait in judged if wait is None]
         if not ready:
             return 0
+        if self._blocks.knows_limits(now_ms):
+            live = await self._database.read(live_by_type)
+            self._blocks.note_live(vcpus_by_quota(live, self._catalogue.vcpus()))
         try:
             terms = await self._prepare()
         except CloudError as error:
             await self._save_waits([(job, _trouble(error)) for job in ready])
             return 0
-        return sum([await self._commit_group(group, terms) for group in group_by_shape(ready)])
+        candidates: list[Candidate] = []
+        for group in group_by_shape(ready):
+            candidates += await self._candidates(group)
+        return await self._commit_admitted(candidates, terms)
 
-    async def _commit_group(self, group: Sequence[Job], terms: LaunchTerms) -> int:
+    async def _candidates(self, group: Sequence[Job]) -> list[Candidate]:
+        """The jobs of a shape with an offering that is open now; the others are told what they wait for."""
         try:
-            plan = await self._catalogue.plan(group[0].spec)
+            plan = await self._catalogue.plan(group[0].spec, avoidance=avoided(group[0]))
         except CloudError as error:
             await self._save_waits([(job, _trouble(error)) for job in group])
-            return 0
+            return []
         if not plan.offerings:
             wait = Wait(Phase.FAILED, Reason.NO_OFFERING, plan.why_none)
             await self._save_waits([(job, wait) for job in group])
+            return []
+        found: list[Candidate] = []
+        waits: list[tuple[Job, Wait]] = []
+        for jobs in _alike_in_money(group):
+            possible, never = possible_offerings(
+                jobs[0],
+                plan.offerings,
+                spent_usd=jobs[0].cost_usd,
+                bounds=self._allowed,
+                limits=self._limits,
+            )
+            if never is not None:
+                waits += [(job, never) for job in jobs]
+                continue
+            open_now, closed = self._choose(jobs, possible)
+            found += open_now
+            waits += closed
+        await self._save_waits(waits)
+        return found
+
+    def _choose(
+        self, jobs: Sequence[Job], possible: Sequence[Offering]
+    ) -> tuple[list[Candidate], list[tuple[Job, Wait]]]:
+        """Batch by batch the best open offering, successive batches beginning with other spot pools."""
+        now_ms = self._clock.now_ms()
+        found: list[Candidate] = []
+        rest = list(jobs)
+        while rest:
+            wanted = min(len(rest), self._bounds.batch_max)
+            order = rotated(possible, self._turn)
+            choice = self._blocks.choose(order, wanted=wanted, now_ms=now_ms)
+            if choice is None:
+                refusal = self._blocks.summary(possible, now_ms=now_ms)
+                return found, [
+                    (job, decide_without_capacity(job, refusal, now_ms=now_ms)) for job in rest
+                ]
+            batch, rest = rest[: choice.count], rest[choice.count :]
+            found += [Candidate(job, choice.offering, job.cost_usd) for job in batch]
+            self._blocks.reserve(choice.offering, len(batch))
+            self._turn += 1
+        return found, []
+
+    async def _commit_admitted(self, candidates: Sequence[Candidate], terms: LaunchTerms) -> int:
+        """What the operator's bounds and budgets let through, by priority, fair share and age."""
+        if not candidates:
             return 0
         now_ms = self._clock.now_ms()
-        offering = first_open(plan.offerings, self._blocks.current(now_ms), now_ms=now_ms)
-        if offering is None:
-            refusal = self._blocks.summary(plan.offerings, now_ms=now_ms)
-            await self._save_waits(
-                [(job, decide_without_capacity(job, refusal, now_ms=now_ms)) for job in group]
-            )
-            return 0
+        usage = await self._database.read(
+            lambda connection: read_usage(connection, bounds=self._allowed, now_ms=now_ms)
+        )
+        selection = select_jobs(
+            candidates, usage, bounds=self._allowed, limits=self._limits, now_ms=now_ms
+        )
+        await self._save_waits([(each.job, wait) for each, wait in selection.waits])
+        groups: dict[tuple[object, str], list[Candidate]] = {}
+        for each in selection.admitted:
+            groups.setdefault((shape_of(each.job), each.offering.key), []).append(each)
+        return sum([await self._commit_group(group, terms) for group in groups.values()])
+
+    async def _commit_group(self, group: Sequence[Candidate], terms: LaunchTerms) -> int:
+        offering = group[0].offering
+        jobs = [each.job for each in group]
         try:
             image = await self._compute.image(offering.architecture, gpu=offering.gpu)
         except CloudError as error:
-            await self._save_waits([(job, _trouble(error)) for job in group])
+            await self._save_waits([(job, _trouble(error)) for job in jobs])
             return 0
         terms = terms.with_image(image)
         size_max = self._bounds.batch_max
-        done = [await self._commit(b, offering, terms) for b in batches(group, size_max=size_max)]
+        done = [await self._commit(b, offering, terms) for b in batches(jobs, size_max=size_max)]
         return sum(done)
 
     async def _commit(self, batch: Sequence[Job], offering: Offering, terms: LaunchTerms) -> bool:
         now_ms = self._clock.now_ms()
         request = request_for(self._clock.new_id(), batch, offering, terms)
         document = document_for(request.launch_id, batch, terms)
-        members = [store.Member(job.id, job.version, job.attempt + 1) for job in batch]
+        price_usd_h = offering.price_usd_h
+        members = [
+            store.Member(
+                job.id,
+                job.version,
+                job.attempt + 1,
+                worst_case_usd(job.spec, price_usd_h=price_usd_h, limits=self._limits) or 0.0,
+            )
+            for job in batch
+        ]
 
         async def work(connection: Connection) -> None:
             await store.commit_intent(
@@ -171,6 +256,8 @@ class Planning:
 
         async def work(connection: Connection) -> frozenset[str]:
             for job, wait in same:
+                if wait.retry_s == 0:  # it stays due: postponed, it would be overtaken
+                    continue
                 await visit_later(
                     connection, [(job.id, job.version)], next_visit_at_ms=_next_ms(wait, now_ms)
                 )
@@ -180,6 +267,16 @@ class Planning:
             self._wakes.planning.ring()
         if any(wait.phase is not None for _, wait in waits):
             self._wakes.intake.ring()  # it may have been an array's last element
+
+
+def _alike_in_money(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The jobs by what their worst case depends on beside the offering."""
+    groups: dict[tuple[object, ...], list[Job]] = {}
+    for job in jobs:
+        spec = job.spec
+        key = (spec.budget, spec.max_duration_s, spec.stop_grace_s, job.cost_usd)
+        groups.setdefault(key, []).append(job)
+    return list(groups.values())
 
 
 def _is_same(job: Job, wait: Wait) -> bool:

@@ -31,6 +31,8 @@ class Job:
     submitted_at_ms: int
     phase_since_ms: int
     array_index: int | None = None
+    cost_usd: float = 0.0
+    """Of the attempts that are over."""
     next_visit_at_ms: int = 0
     spec_problem: str = ""
     """Why this version cannot read the accepted spec; `spec` is then a stand-in that runs nothing."""

@@ -110,15 +110,8 @@ class Block:
     """A quota is used up by our own machines: one that ends opens it before `until_ms`."""
 
 
-def first_open(
-    offerings: Iterable[Offering], blocks: Mapping[str, Block], *, now_ms: int
-) -> Offering | None:
-    """The first offering that no block rules out. Keys of `blocks`: see `block_keys`."""
-    return next((o for o in offerings if block_of(o, blocks, now_ms=now_ms) is None), None)
-
-
 def block_of(offering: Offering, blocks: Mapping[str, Block], *, now_ms: int) -> Block | None:
-    """The block that rules the offering out the longest."""
+    """The block that rules the offering out the longest. Keys of `blocks`: see `block_keys`."""
     hits = [block for key in block_keys(offering) if (block := blocks.get(key)) is not None]
     holding = [block for block in hits if now_ms < block.until_ms]
     return max(holding, key=lambda block: block.until_ms, default=None)

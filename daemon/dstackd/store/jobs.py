@@ -230,6 +230,7 @@ def job_of(row: Row[Any]) -> Job:
         submitted_at_ms=row.submitted_at_ms,
         phase_since_ms=row.phase_since_ms,
         array_index=row.array_index,
+        cost_usd=row.cost_usd,
         message=row.message,
         next_visit_at_ms=row.next_visit_at_ms,
         inputs_digest=tuple(json.loads(row.inputs_digest)),

@@ -26,6 +26,8 @@ class Member:
     job_id: str
     version: int
     attempt: int
+    reserved_usd: float
+    """The worst case of the attempt; 0 where there is no bound on its duration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,8 @@ async def commit_intent(
                 "zone": offering.zone,
                 "market": offering.market,
                 "price_usd_h": offering.price_usd_h,
+                "vcpus": offering.vcpus,
+                "reserved_usd": member.reserved_usd,
             }
             for index, member in enumerate(members)
         ],
