@@ -5,6 +5,7 @@ every concrete class; it decides nothing else.
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -53,6 +54,14 @@ async def run_daemon(settings: Settings) -> None:
                 await _serve(parts)
 
 
+def _tune_collector() -> None:
+    """Fewer garbage collections: a pass over ten thousand machines makes a million short-lived objects, and with Python's
+    thresholds half of its time went into looking for cycles that are not there (2.8 s against 1.4 s, the same memory).
+    """
+    gc.freeze()  # what the start has made stays
+    gc.set_threshold(50_000, 50, 1000)
+
+
 async def _serve(parts: Parts) -> None:
     async with anyio.create_task_group() as group:
         await group.start(_serve_http, parts)  # the addresses are ours before anything else begins
@@ -81,8 +90,13 @@ async def _cancel_on_signal(scope: anyio.CancelScope) -> None:
 @contextmanager
 def single_daemon(directory: Path) -> Iterator[None]:
     """Hold the state directory; a second daemon on it is refused. The kernel lets go whatever ends the process."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "daemon.lock").open("w") as file:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / "daemon.lock").open("w")
+    except OSError as error:
+        message = f"state.directory: {error.filename}: {error.strerror}; give the daemon a folder that it may write to"
+        raise ConfigError(message) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -117,6 +131,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             recorder=recorder,
             cache_dir=settings.state.directory / "cache",
         ) as backend:
+            _tune_collector()
             yield Parts(
                 settings=settings,
                 clock=clock,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,13 +57,24 @@ class Catalogue:
             await self._refresh()
             fitting = [kind for kind in self._types if fits(kind, spec)]
             table = self._on_demand.table()
-            await self._refresh_spot(fitting, table.usd_h)
+            await self._refresh_spot(_cheapest(fitting, table.usd_h))
         prices = Prices(table.usd_h, self._spot, on_demand_estimated=table.estimated)
         offerings = plan_offerings(
             spec, types=fitting, subnets=self._subnets, prices=prices, rotation=rotation
         )
         why_none = "" if offerings else self._why_none(spec, fitting)
         return Plan(preferring(offerings, avoidance), why_none)
+
+    async def learn(self, specs: Iterable[JobSpec] = ()) -> None:
+        """Ask at once for what the plans of all these specs need, instead of spec by spec. Raises as `plan` does."""
+        async with self._reading:
+            await self._refresh()
+            on_demand = self._on_demand.table().usd_h
+            wanted: dict[str, InstanceType] = {}
+            for spec in specs:
+                fitting = [kind for kind in self._types if fits(kind, spec)]
+                wanted |= {kind.name: kind for kind in _cheapest(fitting, on_demand)}
+            await self._refresh_spot(list(wanted.values()))
 
     async def view(self, spec: JobSpec, *, closed: Callable[[Offering], Block | None]) -> PlanView:
         """What a job with this spec would be launched on, for a person to look at. Raises as `plan` does."""
@@ -82,16 +93,12 @@ class Catalogue:
         self._subnets = await self._compute.subnets()
         self._read_at_s = now_s
 
-    async def _refresh_spot(
-        self, fitting: list[InstanceType], on_demand: Mapping[str, float]
-    ) -> None:
+    async def _refresh_spot(self, types: Iterable[InstanceType]) -> None:
         """Spot prices are a hint for the order: without an answer the estimate stays."""
         now_s = self._clock.monotonic_s()
-        known = (kind for kind in fitting if kind.name in on_demand)
-        cheapest = sorted(known, key=lambda kind: on_demand[kind.name])[:SPOT_TYPES_MAX]
         stale = [
             kind.name
-            for kind in cheapest
+            for kind in types
             if now_s - self._spot_read_at_s.get(kind.name, -SPOT_LIFETIME_S) >= SPOT_LIFETIME_S
         ]
         if not stale:
@@ -113,3 +120,11 @@ class Catalogue:
         if spec.max_price is not None:
             return f"nothing that fits costs at most {spec.max_price} USD an hour; raise max_price"
         return "no price is known for the types that fit; read AWS's list: dstackd prices refresh"
+
+
+def _cheapest(
+    fitting: Iterable[InstanceType], on_demand: Mapping[str, float]
+) -> list[InstanceType]:
+    """The types whose spot price is worth asking for."""
+    known = (kind for kind in fitting if kind.name in on_demand)
+    return sorted(known, key=lambda kind: on_demand[kind.name])[:SPOT_TYPES_MAX]

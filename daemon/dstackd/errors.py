@@ -6,6 +6,7 @@ DstackdError
 |-- InvariantError         our own bug; the process ends and starts again
 `-- OperatingError         the world is at fault; the pass goes on, the loop backs off
     |-- StoreBusy          the database stayed locked; try the transaction again later
+    |-- StorageFailed        the database or a file cannot be written (a full disk, a bad one); try again later
     |-- StaleRow           somebody else moved the row on; drop the result, read again
     `-- CloudError         an AWS API answered with an error code, or not at all
         |-- CloudUnavailable   outcome unknown: repeat the identical call
@@ -41,6 +42,10 @@ class OperatingError(DstackdError):
 
 class StoreBusy(OperatingError):
     """The database stayed locked longer than the write bound."""
+
+
+class StorageFailed(OperatingError):
+    """The disk, or the database on it, does not do its work now."""
 
 
 class StaleRow(OperatingError):

@@ -57,6 +57,9 @@ class _Streak:
     """A refusal after it begins another streak."""
 
 
+REFUSALS_MAX = 3
+
+
 class MarketBlocks:
     """Blocks by key (`core.launching.block_keys`), and learnt quotas by theirs (`core.quota.quota_key`)."""
 
@@ -67,6 +70,8 @@ class MarketBlocks:
         self._live_vcpus: dict[str, int] = {}
         self._asked: dict[str, int] = {}
         self._refusal: Reason | None = None
+        self._refused: set[str] = set()
+        """Offerings whose request EC2 called wrong since the last success."""
 
     def current(self, now_ms: int) -> dict[str, Block]:
         """The blocks that still hold."""
@@ -79,12 +84,19 @@ class MarketBlocks:
         if error.scope is BlockScope.QUOTA:
             self._learn(asked, error.limit_vcpus, now_ms=now_ms)
 
-    def add_refusal(self, error: CloudError, *, block_s: float, now_ms: int) -> None:
-        """EC2 denies, or calls the request wrong: every launch waits, the operator is told."""
-        self._refusal = (
-            Reason.INVALID_LAUNCH if isinstance(error, InvalidRequest) else Reason.UNAUTHORIZED
-        )
-        self._add("region:", error, block_s=block_s, now_ms=now_ms)
+    def add_refusal(self, asked: Asked, error: CloudError, *, block_s: float, now_ms: int) -> None:
+        """EC2 denies, or calls the request wrong.
+
+        A wrong request may be wrong for this offering alone; REFUSALS_MAX different ones in a row mean that something
+        is wrong with all of them, as a denial does: then every launch waits, and the operator is told.
+        """
+        is_invalid = isinstance(error, InvalidRequest)
+        self._refusal = Reason.INVALID_LAUNCH if is_invalid else Reason.UNAUTHORIZED
+        key = _keys(asked)[0]
+        self._refused.add(key)
+        if not is_invalid or len(self._refused) >= REFUSALS_MAX:
+            key = "region:"
+        self._add(key, error, block_s=block_s, now_ms=now_ms)
 
     def _add(self, key: str, error: CloudError, *, block_s: float, now_ms: int) -> None:
         streak = self._streaks.get(key)
@@ -118,6 +130,7 @@ class MarketBlocks:
             self._blocks.pop(key, None)
             self._streaks.pop(key, None)
         self._refusal = None
+        self._refused.clear()
         quota = quota_key(asked.instance_type, asked.market)
         learnt = self._quotas.get(quota)
         if learnt is not None and learnt.ask_max is not None and asked.count >= learnt.ask_max:

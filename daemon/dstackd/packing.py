@@ -100,7 +100,8 @@ def _add(tar: tarfile.TarFile, path: Path, name: str) -> None:
     elif path.is_file():
         executable = path.stat().st_mode & 0o100
         entry.mode = 0o755 if executable else SINGLE_NAME_MODE
-        with path.open("rb") as file:
+        # Not through a link that somebody has put there since: the daemon may read more than a submitter.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
             _add_bytes(tar, entry, file)
 
 

@@ -32,6 +32,9 @@ LOG_BATCH_EVENTS_MAX = 10_000
 LOG_LINE_BYTES_MAX = 200_000
 """A longer line is split; the whole event stays under CloudWatch's 256 KB of older accounts."""
 
+LOG_LINE_NUMBER_MAX = 2**53
+"""No job writes as many lines."""
+
 MESSAGE_BYTES_MAX = 500
 """Free text inside an inbox key; S3 keys end at 1,024 bytes."""
 
@@ -122,9 +125,11 @@ def decode_log_line(message: str) -> LogLine | None:
     """The line in a CloudWatch message, or None when something else wrote the event."""
     try:
         value = json.loads(message)
-        return LogLine(n=int(value["n"]), source=str(value["source"]), text=str(value["log"]))
-    except (ValueError, TypeError, KeyError):
+        line = LogLine(n=value["n"], source=str(value["source"]), text=str(value["log"]))
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
+    # Anything that may write to the group may write anything: a number that is none must not get further.
+    return line if type(line.n) is int and 0 < line.n <= LOG_LINE_NUMBER_MAX else None
 
 
 INBOX_PREFIX = f"{PREFIX}inbox/"

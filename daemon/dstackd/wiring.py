@@ -49,16 +49,18 @@ class Parts:
 def build_loops(parts: Parts) -> list[Supervised]:
     """Every loop with its bell."""
     inbox = _inbox(parts)
-    wakes = parts.wakes
+    wakes, loops = parts.wakes, parts.settings.loops
     return [
         Supervised(_intake(parts), wakes.intake),
         Supervised(_inputs(parts), wakes.inputs),
         Supervised(_planning(parts), wakes.planning),
         Supervised(_launches(parts), wakes.launches),
-        Supervised(_machines(parts, inbox), wakes.machines),
-        Supervised(inbox, wakes.inbox),
+        Supervised(
+            _machines(parts, inbox), wakes.machines, spacing_s=min(2.0, loops.machines_s / 2)
+        ),
+        Supervised(inbox, wakes.inbox, spacing_s=loops.inbox_s),
         Supervised(_interruptions(parts), Wake()),
-        Supervised(_logs(parts), wakes.logs),
+        Supervised(_logs(parts), wakes.logs, spacing_s=loops.logs_s),
         Supervised(_retention(parts), Wake()),
     ]
 

@@ -16,7 +16,7 @@ async def peak_of(world: Installation, bounds: Bounds) -> int:
     for _ in range(ROUNDS_MAX):
         await world.daemon.one_round()
         (live,) = world.sql("SELECT count(*) AS n FROM attempt WHERE ended_at_ms IS NULL")
-        peak = max(peak, live["n"])
+        peak = max(peak, int(live["n"]))
         if not world.sql("SELECT 1 FROM job WHERE finished_at_ms IS NULL"):
             return peak
         world.clock.advance(10)

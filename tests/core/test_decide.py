@@ -89,12 +89,19 @@ def test_a_cancel_ends_the_boot() -> None:
 
 
 @pytest.mark.parametrize("job", [BOOTING, RUNS])
-@pytest.mark.parametrize("seen", [Seen.GONE, Seen.ABSENT, Seen.LEAVING, Seen.STOPPED])
+@pytest.mark.parametrize("seen", [Seen.GONE, Seen.ABSENT, Seen.STOPPED])
 def test_a_machine_that_goes_without_a_word_is_lost(job: Job, seen: Seen) -> None:
-    """Gone, absent, going or stopped: the attempt is over, and the reason says what EC2 says."""
+    """Gone, absent or stopped: the attempt is over, and the reason says what EC2 says."""
     decision = next_step(job, an_attempt(), Observation(seen, "Server.InternalError"))
     assert (decision.phase, decision.outcome) == (Phase.TERMINATING, Outcome.LOST)
     assert "Server.InternalError" in decision.message
+
+
+@pytest.mark.parametrize("job", [BOOTING, RUNS])
+def test_a_machine_that_is_leaving_may_still_say_its_last_word(job: Job) -> None:
+    """While EC2 shows it shutting down, its runner may be sealing: nothing is judged yet."""
+    decision = next_step(job, an_attempt(), Observation(Seen.LEAVING, "Server.InternalError"))
+    assert (decision.phase, decision.actions) == (None, ())
 
 
 @pytest.mark.parametrize("job", [BOOTING, RUNS])

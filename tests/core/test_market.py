@@ -14,7 +14,7 @@ from dstackd.core.offering import Offering
 from dstackd.core.phase import Phase, Reason
 from dstackd.core.quota import LearntQuota, open_count, vcpus_by_quota
 from dstackd.core.waiting import decide_without_capacity
-from dstackd.errors import BlockScope, CapacityShortage, Unauthorized
+from dstackd.errors import BlockScope, CapacityShortage, InvalidRequest, Unauthorized
 from dstackd.market import BLOCK_MAX_S, QUOTA_BELIEVED_MS, ROOM_LOOK_S, MarketBlocks
 from dstackd.spec.model import JobSpec, RetryCause, RetryPolicy, SpotPolicy
 from tests.builders import NOW_MS, a_job, a_request
@@ -232,11 +232,22 @@ def test_what_waiting_jobs_read() -> None:
     assert same.startswith(f"all 4 offerings: VcpuLimitExceeded: too many ({ADVICE}); ")
 
 
+def test_one_wrong_request_stops_its_own_offering_only() -> None:
+    """What EC2 calls wrong for one offering may be right for the next; three in a row are wrong for all."""
+    blocks, offerings = MarketBlocks(), many(5)
+    error = InvalidRequest("InvalidParameterCombination", "not with this type")
+    for count, offering in enumerate(offerings[:3], start=1):
+        blocks.add_refusal(asked(offering), error, block_s=60, now_ms=NOW_MS)
+        choice = blocks.choose(offerings, wanted=1, now_ms=NOW_MS)
+        assert (choice is None) == (count == 3)
+    assert blocks.summary(offerings, now_ms=NOW_MS).reason is Reason.INVALID_LAUNCH
+
+
 def test_a_denial_concerns_every_launch() -> None:
     """It has a reason of its own, and is no lack of capacity."""
     blocks = MarketBlocks()
     error = Unauthorized("UnauthorizedOperation", "no", advice="compare the policy")
-    blocks.add_refusal(error, block_s=60, now_ms=NOW_MS)
+    blocks.add_refusal(asked(LARGE), error, block_s=60, now_ms=NOW_MS)
     refusal = blocks.summary(many(5), now_ms=NOW_MS)
     assert refusal.reason is Reason.UNAUTHORIZED
     assert refusal.message.startswith("all 5 offerings: UnauthorizedOperation: no (compare the po")

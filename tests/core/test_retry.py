@@ -28,7 +28,7 @@ def verdict(
     spec = JobSpec(commands=("true",), retry=retry or RetryPolicy())
     return conclude(
         replace(a_job(**job), spec=spec),
-        an_attempt(outcome=outcome, exit_code=exit_code),
+        an_attempt(outcome=outcome, exit_code=exit_code, started_at_ms=NOW_MS - 1000),
         limits=Limits(),
         now_ms=NOW_MS,
     )
@@ -94,3 +94,15 @@ def test_an_attempt_without_an_outcome_is_a_bug_of_ours() -> None:
     """Nothing leaves terminating without saying how the attempt ended."""
     with pytest.raises(InvariantError):
         verdict(None)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.LOST, Outcome.INTERRUPTED])
+def test_machines_that_never_start_the_commands_are_bounded(outcome: Outcome) -> None:
+    """However a machine goes before the first command, after boot_failures_max in a row no other is paid for."""
+    attempt = an_attempt(outcome=outcome)
+    limits = Limits()
+    phases = [
+        conclude(a_job(boot_failures=failures), attempt, limits=limits, now_ms=NOW_MS).phase
+        for failures in range(limits.boot_failures_max + 1)
+    ]
+    assert phases == [Phase.QUEUED, Phase.QUEUED, Phase.FAILED, Phase.FAILED]

@@ -74,12 +74,9 @@ def runner_document(account: Account, *, region: str, bucket: str) -> str:
             "Action": ["s3:GetObject", "s3:PutObject"],
             "Resource": f"{bucket_arn}/{PREFIX}*",
         },
-        {
-            "Effect": "Allow",
-            "Action": "s3:ListBucket",
-            "Resource": bucket_arn,
-            "Condition": {"StringLike": {"s3:prefix": f"{PREFIX}*"}},
-        },
+        # Without a condition on the prefix: S3 says 404 for a key that is not there only to who may list the bucket, and
+        # 403 to others (GetObject, API reference). The runner has to tell "not there" from "not allowed".
+        {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": bucket_arn},
         {
             "Effect": "Allow",
             "Action": ["logs:CreateLogStream", "logs:PutLogEvents"],

@@ -7,11 +7,14 @@ shortage blocks a part of the market for a while and sends the jobs back to the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import anyio
 import structlog
 
 from dstackd import protocol
 from dstackd.core.launching import Launched
+from dstackd.core.observe import VISIBILITY_GRACE_MS
 from dstackd.core.phase import Reason
 from dstackd.errors import (
     CapacityShortage,
@@ -61,6 +64,9 @@ class Launches:
         self._bucket = bucket
         self._blocks = blocks
         self._concurrent_max = concurrent_max
+        self._began_ms = clock.now_ms()
+        self._sent_before: set[str] = set()
+        """Intents whose call may have gone out, and whose answer did not come."""
         self._under_way = 0
         """Calls of the pass that have not ended."""
         self._clock = clock
@@ -82,7 +88,9 @@ class Launches:
                 if not self._under_way:
                     break
                 await self._wakes.launches.wait(self.interval_s)
-        return REPLAY_S if await self._open() else self.interval_s
+        open_ids = {launch.id for launch in await self._open()}
+        self._sent_before &= open_ids
+        return REPLAY_S if open_ids else self.interval_s
 
     async def _open(self) -> list[store.Launch]:
         return await self._database.read(store.open_launches)
@@ -100,15 +108,24 @@ class Launches:
         """Write the document, call, save the answer. Repeating any part of it is harmless."""
         try:
             await self._bucket.put(protocol.launch_key(launch.id), launch.document.encode())
-            launched = await self._call(launch)
+            launched = await self._compute.launch(launch.request)
         except (Throttled, CloudUnavailable) as error:
+            self._sent_before.add(launch.id)
             log.warning(
                 "launch_unanswered", launch=launch.id, code=error.code, problem=error.message
             )
             return
-        except CloudError as error:
+        except CapacityShortage as error:
             await self._refused(launch, error)
             return
+        except CloudError as error:
+            found = await self._read_back(launch, error)
+            if not found:
+                return
+            launched = found
+        await self._save(launch, launched)
+
+    async def _save(self, launch: store.Launch, launched: Sequence[Launched]) -> None:
         now_ms = self._clock.now_ms()
 
         async def work(connection: Connection) -> None:
@@ -131,30 +148,44 @@ class Launches:
         if len(launched) < launch.request.count:
             self._wakes.planning.ring()
 
-    async def _call(self, launch: store.Launch) -> tuple[Launched, ...]:
-        """RunInstances; when its machines have come and gone already, what EC2 still shows of them.
+    async def _read_back(
+        self, launch: store.Launch, error: CloudError
+    ) -> tuple[Launched, ...] | None:
+        """EC2 says no: the machines that an earlier call with this token has got all the same, if any.
 
-        That is how a daemon that was away between the call and the answer learns that its jobs have run.
+        A call whose answer was lost may have launched, and what repeats it may be refused for another reason: the
+        machines have come and gone, the credentials have changed, the parameters are made by a newer version. So an
+        intent is closed only when EC2 shows nothing of it, and has had the time to show it.
         """
         try:
-            return await self._compute.launch(launch.request)
-        except LaunchOver:
             snapshot = await self._compute.snapshot()
-            found = [i for i in snapshot.instances.values() if i.launch_id == launch.id]
-            if not found:
-                raise
-            return tuple(
-                Launched(i.instance_id, i.launch_index, i.spot_request_id, i.private_ip)
-                for i in sorted(found, key=lambda i: i.launch_index)
+        except CloudError:
+            log.warning(
+                "launch_unanswered", launch=launch.id, code=error.code, problem=error.message
             )
+            return None
+        found = [each for each in snapshot.instances.values() if each.launch_id == launch.id]
+        if found:
+            return tuple(
+                Launched(each.instance_id, each.launch_index, each.spot_request_id, each.private_ip)
+                for each in sorted(found, key=lambda each: each.launch_index)
+            )
+        age_ms = self._clock.now_ms() - launch.created_at_ms
+        is_older = launch.created_at_ms < self._began_ms  # an earlier process may have sent it
+        if (is_older or launch.id in self._sent_before) and age_ms < VISIBILITY_GRACE_MS:
+            return None
+        await self._refused(launch, error)
+        return None
 
     async def _refused(self, launch: store.Launch, error: CloudError) -> None:
         now_ms = self._clock.now_ms()
         reason = _REASON.get(type(error), Reason.UNAUTHORIZED)
         if isinstance(error, CapacityShortage):
             self._blocks.add(launch.request, error, now_ms=now_ms)
-        elif not isinstance(error, LaunchOver):
-            self._blocks.add_refusal(error, block_s=REFUSED_BLOCK_S, now_ms=now_ms)
+        elif not isinstance(
+            error, LaunchOver
+        ):  # its machines were there: nothing is wrong with the offering
+            self._blocks.add_refusal(launch.request, error, block_s=REFUSED_BLOCK_S, now_ms=now_ms)
         log.warning("launch_refused", launch=launch.id, code=error.code, problem=error.message)
 
         async def work(connection: Connection) -> None:

@@ -13,6 +13,8 @@ import structlog
 
 from dstackd import protocol
 from dstackd.core.log_assembly import LogAssembly
+from dstackd.core.log_line import StoredLine
+from dstackd.errors import StorageFailed
 from dstackd.log_files import LogFiles
 from dstackd.ports import Clock, LogEvent, LogSource
 from dstackd.store import logs as store
@@ -98,7 +100,8 @@ class Logs:
     def _close_all_but(self, wanted: dict[Key, store.WantedLog]) -> None:
         """Attempts whose time is over: what is missing now stays missing, and the file says so."""
         for key in [key for key in self._assemblies if key not in wanted]:
-            self._files.append(*key, self._assemblies.pop(key).close())
+            self._append(key, self._assemblies[key].close())
+            del self._assemblies[key]
             self._caught_up_s.pop(key, None)
             self._saved.pop(key, None)
 
@@ -120,7 +123,17 @@ class Logs:
         for key in touched:
             lines = self._assemblies[key].take_ready()
             if lines:
-                self._files.append(*key, lines)
+                self._append(key, lines)
+
+    def _append(self, key: Key, lines: list[StoredLine]) -> None:
+        """Raises StorageFailed; what could not be written is read from CloudWatch again, from the file's end on."""
+        try:
+            self._files.append(*key, lines)
+        except OSError as error:
+            del self._assemblies[key]
+            self._swept_until_ms = None
+            message = f"{self._files.path(*key)}: {error.strerror or error}"
+            raise StorageFailed(message) from error
 
     def _is_short(self, key: Key, entry: store.WantedLog) -> bool:
         assembly = self._assemblies.get(key)

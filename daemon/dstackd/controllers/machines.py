@@ -7,14 +7,14 @@ whoever sees it gone has its last word already in the table.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import structlog
 
 from dstackd import protocol
 from dstackd.core.action import Terminate
 from dstackd.core.decide import STAY, Decision, decide
-from dstackd.core.instance import Snapshot
+from dstackd.core.instance import UNKNOWN, Seen, Snapshot
 from dstackd.core.job import Attempt, Job
 from dstackd.core.limits import Limits
 from dstackd.core.observe import VISIBILITY_GRACE_MS, observe
@@ -33,8 +33,10 @@ log = structlog.get_logger(__name__)
 
 POISON_MAX = 5
 
-SAVED_AT_ONCE = 500
-"""Jobs of one transaction: cheap, and short enough not to hold submitters up."""
+JOBS_AT_ONCE = 500
+"""Jobs of one transaction: cheap, and short enough to hold up neither submitters nor the event loop."""
+
+JobAndAttempt = tuple[Job, Attempt]
 
 SnapshotReader = Callable[[Snapshot], Awaitable[None]]
 
@@ -46,6 +48,22 @@ class MachinePace:
     busy_s: float = 10.0
     idle_s: float = 60.0
     heartbeats_s: float = 30.0
+
+
+@dataclass(slots=True)
+class Effects:
+    """What a pass has to do outside, once it is committed: by instance id, so that nothing is asked for twice."""
+
+    stops: dict[str, Decided] = field(default_factory=dict)
+    terminations: dict[str, Attempt] = field(default_factory=dict)
+
+    def add(self, decided: Decided) -> None:
+        """Take in the actions of one decision."""
+        for action in decided.decision.actions:
+            if isinstance(action, Terminate):
+                self.terminations[action.instance_id] = decided.attempt
+            else:
+                self.stops[action.instance_id] = decided
 
 
 class Machines:
@@ -80,6 +98,11 @@ class Machines:
         self._wakes = wakes
         self._snapshot: Snapshot | None = None
         self._swept_at_s: float | None = None
+        self._words_read = False
+        self._absent: frozenset[str] = frozenset()
+        """Instances that the last sweep did not show; only what is missing twice in a row is absent."""
+        self._absent_before: frozenset[str] = frozenset()
+        self._undelivered: dict[str, Decided] = {}
         self._poison: dict[str, int] = {}
         self.interval_s = pace.idle_s
 
@@ -90,7 +113,8 @@ class Machines:
         due = self._pace_left_s(pace_s) <= 0
         failure = await self._sweep() if due else None
         swept = due and failure is None
-        await self._drain_inbox()
+        if due or not self._words_read:
+            await self._read_last_words()
         await self._reconcile(everything=swept)
         if failure is not None:
             raise failure
@@ -115,6 +139,12 @@ class Machines:
         await self._save_states(snapshot)
         return None
 
+    async def _read_last_words(self) -> None:
+        """Nobody may judge, neither by a snapshot nor by a bound, before the machines' last words were read."""
+        self._words_read = False
+        await self._drain_inbox()
+        self._words_read = True
+
     async def _save_states(self, snapshot: Snapshot) -> None:
         now_ms = self._clock.now_ms()
         known = {
@@ -133,6 +163,8 @@ class Machines:
             if machine.instance_id not in snapshot.instances
             and snapshot.taken_at_ms > machine.launched_at_ms + VISIBILITY_GRACE_MS
         ]
+        self._absent_before, self._absent = self._absent, frozenset(absent)
+        absent = [instance_id for instance_id in absent if instance_id in self._absent_before]
         if not changed and not absent:
             return
 
@@ -143,31 +175,33 @@ class Machines:
         await self._database.write(work)
 
     async def _reconcile(self, *, everything: bool) -> None:
-        """Decide and save, round by round: what was reported may carry a job through several phases at once."""
+        """Page by page, so that ten thousand jobs do not hold up the other loops."""
         due_at_ms = None if everything else self._clock.now_ms()
+        effects = Effects()
+        job_ids = await self._database.read(
+            lambda connection: job_store.ids_with_machines(connection, due_at_ms=due_at_ms)
+        )
+        for start in range(0, len(job_ids), JOBS_AT_ONCE):
+            page = job_ids[start : start + JOBS_AT_ONCE]
 
-        async def read(connection: Connection) -> list[tuple[Job, Attempt]]:
-            return await job_store.jobs_with_machines(connection, due_at_ms=due_at_ms)
+            async def read(connection: Connection, ids: list[str] = page) -> list[JobAndAttempt]:
+                return await job_store.jobs_with_machines(connection, ids)
 
-        jobs = await self._database.read(read)
-        to_stop: dict[str, Decided] = {}
-        to_terminate: dict[str, Attempt] = {}
+            await self._reconcile_page(await self._database.read(read), effects)
+        self._undelivered |= effects.stops
+        await self._request_stops()
+        await self._terminate(list(effects.terminations.values()))
+
+    async def _reconcile_page(self, page: list[JobAndAttempt], effects: Effects) -> None:
+        """Decide and save, round by round: what was reported may carry a job through several phases at once."""
+        jobs = page
         while jobs:
             now_ms = self._clock.now_ms()
             decided = [self._decide(job, attempt, now_ms=now_ms) for job, attempt in jobs]
-            jobs = []
-            for start in range(0, len(decided), SAVED_AT_ONCE):
-                saved = await self._save(decided[start : start + SAVED_AT_ONCE], now_ms=now_ms)
-                for each in saved:
-                    for action in each.decision.actions:
-                        if isinstance(action, Terminate):
-                            to_terminate[action.instance_id] = each.attempt
-                        else:
-                            to_stop[action.instance_id] = each
-                    if each.decision.phase in HAS_MACHINE:
-                        jobs.append(each.after(now_ms))
-        await self._request_stops(to_stop.values())
-        await self._terminate(list(to_terminate.values()))
+            saved = await self._save(decided, now_ms=now_ms)
+            for each in saved:
+                effects.add(each)
+            jobs = [each.after(now_ms) for each in saved if each.decision.phase in HAS_MACHINE]
 
     def _decide(self, job: Job, attempt: Attempt, *, now_ms: int) -> Decided:
         beat_ms = self._heartbeats.of(
@@ -175,6 +209,8 @@ class Machines:
         )
         attempt = replace(attempt, heartbeat_at_ms=beat_ms)
         seen = observe(attempt.instance_id, self._snapshot, launched_at_ms=attempt.launched_at_ms)
+        if seen.seen is Seen.ABSENT and attempt.instance_id not in self._absent_before:
+            seen = UNKNOWN
         try:
             decision = decide(job, attempt, seen, limits=self._limits, now_ms=now_ms)
         except Exception:  # the one place where a bug in one job's path must not stop the others
@@ -237,16 +273,20 @@ class Machines:
             else:
                 self._wakes.logs.ring()
 
-    async def _request_stops(self, decided: Iterable[Decided]) -> None:
-        for each in decided:
-            key = protocol.control_key(each.attempt.instance_id)
+    async def _request_stops(self) -> None:
+        """Deliver, then write down: a crash in between delivers again. The grace runs from the first try all the same,
+        so that a machine that cannot be told is terminated in the end; until then each pass tries again.
+        """
+        tried = list(self._undelivered.items())
+        for instance_id, each in tried:
             body = protocol.canonical_json({"stop": {"reason": Reason.CANCEL_REQUESTED}})
             try:
-                await self._bucket.put(key, body)
-            except CloudError as error:  # the next pass asks again
+                await self._bucket.put(protocol.control_key(instance_id), body)
+            except CloudError as error:
                 log.warning("stop_not_delivered", job_id=each.job.id, code=error.code)
-                continue
-            await self._mark([each.attempt], "stop_requested_at_ms")
+            else:
+                del self._undelivered[instance_id]
+        await self._mark([each.attempt for _, each in tried], "stop_requested_at_ms")
 
     async def _terminate(self, attempts: Sequence[Attempt]) -> None:
         if not attempts:
@@ -259,6 +299,8 @@ class Machines:
         await self._mark(attempts, "terminate_requested_at_ms")
 
     async def _mark(self, attempts: Sequence[Attempt], column: str) -> None:
+        if not attempts:
+            return
         keys = [(attempt.job_id, attempt.number) for attempt in attempts]
         now_ms = self._clock.now_ms()
         await self._database.write(

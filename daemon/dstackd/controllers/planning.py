@@ -6,8 +6,10 @@ Jobs whose machines would be alike share an intent. Whoever waits gets a reason 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
+import anyio
 import structlog
 
 from dstackd.catalogue import Catalogue
@@ -84,15 +86,31 @@ class Planning:
         self._limits = limits
         self._clock = clock
         self._wakes = wakes
+        self._warm = False
         self._turn = 0
         """Counts batches: successive ones begin with other spot pools."""
 
     async def step(self) -> float:
         """One pass over the queue. What AWS says against it is a job's waiting reason, not the loop's error."""
+        if not self._warm:
+            await self._warm_up()
         await self._gather()
         if await self._commit_intents():
             self._wakes.launches.ring()
         return self.interval_s
+
+    async def _warm_up(self) -> None:
+        """Before the first job: what every launch needs, so that it does not wait seconds for it."""
+        self._warm = True
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._try, self._prepare)
+            group.start_soon(self._try, self._catalogue.learn)
+
+    async def _try(self, ask: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await ask()
+        except CloudError as error:  # a job that needs it will say so
+            log.warning("not_ready_to_launch", code=error.code, problem=error.explained)
 
     async def _gather(self) -> None:
         began_s = self._clock.monotonic_s()
@@ -126,8 +144,11 @@ class Planning:
         except CloudError as error:
             await self._save_waits([(job, _trouble(error)) for job in ready])
             return 0
+        groups = group_by_shape(ready)
+        with suppress(CloudError):  # each group's own plan says what is wrong
+            await self._catalogue.learn(group[0].spec for group in groups)
         candidates: list[Candidate] = []
-        for group in group_by_shape(ready):
+        for group in groups:
             candidates += await self._candidates(group)
         return await self._commit_admitted(candidates, terms)
 

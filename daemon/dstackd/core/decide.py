@@ -35,6 +35,9 @@ class Decision:
 
 STAY = Decision()
 
+_HAS_EXIT_CODE = frozenset({Outcome.EXITED, Outcome.TIMED_OUT, Outcome.CANCELLED})
+"""An attempt that was interrupted or lost has no exit code, whatever its machine still said."""
+
 _OUTCOME_OF_CAUSE = {
     "exit": Outcome.EXITED,
     "stopped": Outcome.CANCELLED,
@@ -101,10 +104,10 @@ def _running(
     ended = _ended_by_machine(attempt, seen, limits=limits, now_ms=now_ms)
     if ended is not None:
         return ended
-    if job.cancel_requested:
-        return _stopping(job, attempt, limits=limits, now_ms=now_ms)
     overdue = _overdue(job, attempt, limits=limits, now_ms=now_ms)
-    return overdue or STAY
+    if overdue is not None:
+        return overdue
+    return _stopping(job, attempt, limits=limits, now_ms=now_ms) if job.cancel_requested else STAY
 
 
 def _overdue(job: Job, attempt: Attempt, *, limits: Limits, now_ms: int) -> Decision | None:
@@ -165,7 +168,8 @@ def _terminating(
     if not complete and not _past(now_ms, job.phase_since_ms, limits.logs_wait_s):
         return STAY
     verdict = conclude(job, attempt, limits=limits, now_ms=now_ms)
-    exit_code = attempt.exit_code if verdict.phase is not Phase.QUEUED else None
+    ended = verdict.phase is not Phase.QUEUED and attempt.outcome in _HAS_EXIT_CODE
+    exit_code = attempt.exit_code if ended else None
     return Decision(verdict.phase, verdict.reason, verdict.message, exit_code=exit_code)
 
 
@@ -183,8 +187,11 @@ def _keep_terminating(
 def _ended_by_machine(
     attempt: Attempt, seen: Observation, *, limits: Limits, now_ms: int
 ) -> Decision | None:
-    """The machine is gone, going, stopped, or was given notice and has fallen silent."""
-    if seen.over or seen.seen in {Seen.LEAVING, Seen.STOPPED}:
+    """The machine is gone, stopped, or was given notice and has fallen silent.
+
+    One that is still leaving may be sealing: its last word counts, and it is waited for until EC2 shows it gone.
+    """
+    if seen.over or seen.seen is Seen.STOPPED:
         if seen.reclaimed or attempt.notice_at_ms is not None:
             message = f"EC2 took {attempt.instance_id} back"
             return _end(attempt, Outcome.INTERRUPTED, Reason.INTERRUPTED, message)

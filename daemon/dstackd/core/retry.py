@@ -38,6 +38,8 @@ def conclude(job: Job, attempt: Attempt, *, limits: Limits, now_ms: int) -> Verd
     match attempt.outcome:
         case Outcome.EXITED if attempt.exit_code == 0:
             return Verdict(Phase.SUCCEEDED, Reason.EXITED, "exit code 0")
+        case Outcome.INTERRUPTED | Outcome.LOST if attempt.started_at_ms is None:
+            return _boot_again_or_fail(job, attempt, limits=limits)
         case Outcome.EXITED | Outcome.INTERRUPTED | Outcome.LOST:
             return _retry_or_fail(job, attempt, attempt.outcome, now_ms=now_ms)
         case None:
@@ -72,7 +74,9 @@ def _retry_or_fail(job: Job, attempt: Attempt, outcome: Outcome, *, now_ms: int)
 
 def _boot_again_or_fail(job: Job, attempt: Attempt, *, limits: Limits) -> Verdict:
     what = (
-        f"{attempt.failed_stage}: {attempt.failed_message}" if attempt.failed_stage else "no boot"
+        f"{attempt.failed_stage}: {attempt.failed_message}"
+        if attempt.failed_stage
+        else f"no command had started ({attempt.outcome})"
     )
     if job.cancel_requested:
         return Verdict(Phase.CANCELLED, Reason.CANCEL_REQUESTED, f"cancelled; {what}")

@@ -20,7 +20,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
 
-from dstackd.errors import ConfigError, InvariantError, StoreBusy
+from dstackd.errors import ConfigError, InvariantError, StorageFailed, StoreBusy
 from dstackd.ports import Clock
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ class Database:
     async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run `work` in one transaction and commit. `work` may run again from the start: it must not keep state.
 
-        Raises StoreBusy when the lock was not to be had for WRITE_WAIT_S.
+        Raises StoreBusy when the lock was not to be had for WRITE_WAIT_S, StorageFailed when the database does not work.
         """
         deadline_s = self._clock.monotonic_s() + WRITE_WAIT_S
         async with self._writing:
@@ -74,7 +74,7 @@ class Database:
                     return await _uncancelled(self._writer.begin(), work)
                 except OperationalError as error:
                     if not _is_busy(error):
-                        raise
+                        raise StorageFailed(str(error.orig)) from error
                     if self._clock.monotonic_s() > deadline_s:
                         message = f"the database stayed locked for {WRITE_WAIT_S:.0f} s"
                         raise StoreBusy(message) from error
@@ -83,7 +83,10 @@ class Database:
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run `work` in one read transaction: a consistent picture that blocks nobody."""
         async with self._reading:
-            return await _uncancelled(self._reader.connect(), work)
+            try:
+                return await _uncancelled(self._reader.connect(), work)
+            except OperationalError as error:
+                raise StorageFailed(str(error.orig)) from error
 
 
 async def _uncancelled(

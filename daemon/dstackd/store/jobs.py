@@ -139,21 +139,34 @@ async def jobs_to_stage(connection: AsyncConnection) -> list[Job]:
     return [job for job in jobs if job.spec.inputs]
 
 
-async def jobs_with_machines(
+_WITH_MACHINE = ("booting", "running", "sealing", "terminating")
+
+
+async def ids_with_machines(
     connection: AsyncConnection, *, due_at_ms: int | None = None
+) -> list[str]:
+    """Ids of the jobs that have a machine; `due_at_ms`: only those to be visited by then."""
+    statement = select(JOB.c.id).where(
+        JOB.c.finished_at_ms.is_(None), JOB.c.phase.in_(_WITH_MACHINE)
+    )
+    if due_at_ms is not None:
+        statement = statement.where(JOB.c.next_visit_at_ms <= due_at_ms)
+    return list((await connection.execute(statement)).scalars())
+
+
+async def jobs_with_machines(
+    connection: AsyncConnection, job_ids: Sequence[str]
 ) -> list[tuple[Job, Attempt]]:
-    """Jobs whose current attempt has a machine; `due_at_ms`: only those to be visited by then."""
+    """Those of the jobs whose current attempt has a machine, with that attempt."""
     statement: Select[Any] = (
         select(JOB, *(column.label(f"attempt_{column.name}") for column in ATTEMPT.c))
         .join(ATTEMPT, and_(ATTEMPT.c.job_id == JOB.c.id, ATTEMPT.c.number == JOB.c.attempt))
         .where(
-            JOB.c.finished_at_ms.is_(None),
-            JOB.c.phase.in_(("booting", "running", "sealing", "terminating")),
+            JOB.c.id.in_(job_ids),
+            JOB.c.phase.in_(_WITH_MACHINE),
             ATTEMPT.c.instance_id.is_not(None),
         )
     )
-    if due_at_ms is not None:
-        statement = statement.where(JOB.c.next_visit_at_ms <= due_at_ms)
     return [(job_of(row), attempt_of(row)) for row in await connection.execute(statement)]
 
 

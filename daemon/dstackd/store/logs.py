@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import bindparam, or_, select, update
+from sqlalchemy import and_, bindparam, func, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd.store.tables import ATTEMPT, JOB, LAUNCH
@@ -27,6 +27,7 @@ class WantedLog:
 
 async def wanted_logs(connection: AsyncConnection, *, ended_after_ms: int) -> list[WantedLog]:
     """Attempts with a machine, and those that ended after `ended_after_ms` with lines missing."""
+    is_short = func.coalesce(ATTEMPT.c.log_lines_seen < ATTEMPT.c.log_lines_sent, true())
     statement = (
         select(
             ATTEMPT.c.job_id,
@@ -38,7 +39,10 @@ async def wanted_logs(connection: AsyncConnection, *, ended_after_ms: int) -> li
         .join(LAUNCH, LAUNCH.c.id == ATTEMPT.c.launch_id)
         .where(
             ATTEMPT.c.instance_id.is_not(None),
-            or_(ATTEMPT.c.ended_at_ms.is_(None), ATTEMPT.c.ended_at_ms > ended_after_ms),
+            or_(
+                ATTEMPT.c.ended_at_ms.is_(None),
+                and_(ATTEMPT.c.ended_at_ms > ended_after_ms, is_short),
+            ),
         )
     )
     return [WantedLog(*row) for row in await connection.execute(statement)]

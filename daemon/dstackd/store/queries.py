@@ -12,9 +12,10 @@ from sqlalchemy import func, literal, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from dstackd.errors import StorageFailed
 from dstackd.store.tables import ATTEMPT, EVENT, JOB, MACHINE
 
-DATABASE_ERRORS = (SQLAlchemyError, OSError)
+DATABASE_ERRORS = (SQLAlchemyError, OSError, StorageFailed)
 """What a read raises when the database is broken, gone or locked (OSError: PostgreSQL's host does not answer)."""
 
 _HIDDEN = frozenset({"version", "next_visit_at_ms", "inputs_digest"})
