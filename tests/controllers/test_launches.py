@@ -187,3 +187,16 @@ async def test_the_document_is_there_before_the_machine(world: Installation) -> 
     (machine,) = world.cloud.machines
     key = protocol.launch_key(machine.request.launch_id)
     assert world.cloud.bucket.load(key) is not None
+
+
+async def test_machines_of_a_lost_answer_are_found_whatever_the_repetition_says(
+    world: Installation,
+) -> None:
+    """The answer is lost, then the credentials are: the intent is not closed, its machine is not launched again."""
+    world.cloud.faults.lose_answer["RunInstances"] = 1
+    world.insert(spec_json())
+    await world.until_phase("launching")
+    world.cloud.faults.deny["RunInstances"] = 3
+    await world.until_over()
+    assert (world.job()["phase"], world.job()["attempt"]) == ("succeeded", 1)
+    assert len(world.cloud.machines) == 1
