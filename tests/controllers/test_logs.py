@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dstackd.errors import StorageFailed
 from dstackd.simulated.faults import Script
 from tests.builders import spec_json
 from tests.controllers.installation import Installation
@@ -72,3 +73,32 @@ async def test_one_sweep_serves_all_jobs(world: Installation) -> None:
     for _ in range(5):
         await world.daemon.logs.step()
     assert world.cloud.calls["FilterLogEvents"] == 5
+
+
+async def test_a_disk_that_takes_no_lines_loses_none(world: Installation) -> None:
+    """While the file cannot be written the loop says so and goes on; afterwards every line is there, once."""
+    world.insert(spec_json(Script(lines=30, run_s=200.0)))
+    await world.until_phase("running")
+    await world.rounds(2)
+    folder = world.files.path("job-1", 1).parent
+    aside = folder.with_name("aside")
+    folder.rename(aside) if folder.exists() else aside.mkdir(parents=True)
+    folder.touch()  # a file where the folder belongs: no line can be written
+    world.clock.advance(30.0)
+    errors = [error for _ in range(3) for error in await world.daemon.one_round()]
+    assert any(isinstance(error, StorageFailed) for error in errors)
+    folder.unlink()
+    aside.rename(folder)
+    await world.until_over()
+    await world.rounds(3)
+    assert texts(world) == [f"line {n + 1}" for n in range(30)]
+
+
+async def test_events_that_no_runner_wrote_are_passed_over(world: Installation) -> None:
+    """Any job may write to the group; what is no line harms neither the daemon nor the other lines."""
+    world.insert(spec_json(Script(lines=5, run_s=60.0)))
+    await world.until_phase("running")
+    for message in ('{"n": 1e999, "source": "stdout", "log": "x"}', "[" * 50_000, "hello"):
+        world.cloud.logs.write("job-1/1", message)
+    await world.until_over()
+    assert texts(world) == [f"line {n + 1}" for n in range(5)]

@@ -6,6 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd.store.engine import Database
+from dstackd.store.jobs import queued_jobs
 from dstackd.store.queue_heads import queue_heads
 from dstackd.store.tables import JOB
 from tests.builders import NOW_MS
@@ -30,6 +31,18 @@ async def test_every_project_is_seen(either: Database) -> None:
     """However many jobs of another project are older."""
     await queue(either)
     assert await either.read(heads) == {"job-0", "job-1", "job-6", "job-7"}
+
+
+async def test_a_long_queue_is_read_by_turns(either: Database) -> None:
+    """A pass that sees no end of the queue sees every project; a short queue comes whole, oldest first."""
+    await queue(either)
+
+    async def ids(connection: AsyncConnection, count_max: int) -> list[str]:
+        jobs = await queued_jobs(connection, due_at_ms=NOW_MS, count_max=count_max)
+        return [job.id for job in jobs]
+
+    assert await either.read(lambda c: ids(c, 4)) == ["job-0", "job-1", "job-6", "job-7"]
+    assert await either.read(lambda c: ids(c, 9)) == [f"job-{number}" for number in range(8)]
 
 
 async def test_priority_comes_before_the_share(either: Database) -> None:

@@ -19,6 +19,7 @@ from dstackd.spec.errors import SpecError
 from dstackd.spec.model import JobSpec
 from dstackd.spec.parse import parse_spec_json
 from dstackd.store.moves import IDS_MAX
+from dstackd.store.queue_heads import queue_heads
 from dstackd.store.tables import ATTEMPT, JOB
 
 SPECS_KEPT = 20_000
@@ -95,14 +96,17 @@ async def elements_cost_usd(connection: AsyncConnection, parent_id: str) -> floa
 
 
 async def queued_jobs(connection: AsyncConnection, *, due_at_ms: int, count_max: int) -> list[Job]:
-    """Queued jobs to be visited by `due_at_ms`: highest priority first, then oldest; with what EC2 took from them."""
+    """Queued jobs to be visited by `due_at_ms`: highest priority first, then oldest; with what EC2 took from them.
+
+    When there are more than `count_max`, those whose turn it is among the projects of a priority (`queue_heads`).
+    """
     past = ATTEMPT.alias()
     interruptions = (
         select(func.count())
         .where(past.c.job_id == JOB.c.id, past.c.outcome == "interrupted")
         .scalar_subquery()
     )
-    statement = (
+    due = (
         select(
             JOB,
             interruptions.label("interruptions"),
@@ -114,9 +118,12 @@ async def queued_jobs(connection: AsyncConnection, *, due_at_ms: int, count_max:
         .outerjoin(ATTEMPT, and_(ATTEMPT.c.job_id == JOB.c.id, ATTEMPT.c.number == JOB.c.attempt))
         .where(JOB.c.phase == "queued", JOB.c.next_visit_at_ms <= due_at_ms)
         .order_by(JOB.c.priority.desc(), JOB.c.seq)
-        .limit(count_max)
     )
-    return [_queued_job(row) for row in await connection.execute(statement)]
+    rows = (await connection.execute(due.limit(count_max))).all()
+    if len(rows) == count_max:
+        heads = queue_heads(due_at_ms=due_at_ms, count_max=count_max)
+        rows = (await connection.execute(due.join(heads, heads.c.seq == JOB.c.seq))).all()
+    return [_queued_job(row) for row in rows]
 
 
 def _queued_job(row: Row[Any]) -> Job:
