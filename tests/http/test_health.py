@@ -89,7 +89,7 @@ async def test_a_broken_database_is_not_ready_but_alive() -> None:
         await world.sql("ALTER TABLE job RENAME TO gone")
         status, text = await read_text(world.web, "/readyz")
         assert status == 503
-        assert "[-]database failed: OperationalError" in text
+        assert "[-]database failed: StorageFailed" in text
         status, health = await get(world.web, "/healthz")
         assert (status, health["status"]) == (503, "fail")
         assert (await read_text(world.web, "/livez"))[0] == 200

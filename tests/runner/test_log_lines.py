@@ -60,7 +60,7 @@ def test_invalid_utf8_stays_readable() -> None:
     assert texts_of(b"caf\xe9 \xe2\x82\xac", source="stdout") == ["caf\\xe9 €"]
 
 
-@given(texts=st.text(), n=st.integers(1))
+@given(texts=st.text(), n=st.integers(1, protocol.LOG_LINE_NUMBER_MAX))
 def test_a_line_survives_its_encoding(texts: str, n: int) -> None:
     """What the daemon decodes is what the job wrote."""
     line = LogLine(n=n, source="stderr", text=texts)
