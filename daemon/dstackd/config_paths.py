@@ -6,8 +6,10 @@ the daemon reads it through `config`, and both look in the same places.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,8 +111,21 @@ def client_config(given: Path | None, *, environ: Mapping[str, str], folder: Pat
         socket=socket_path(text("http", "socket", ""), directory=directory, base=base),
         database=None if database is None else Path(database),
         cache=directory / "cache",
-        region=text("backend", "region", ""),
+        region=_region(values, environ.get("DSTACKD_BACKENDS")),
     )
+
+
+def _region(values: Mapping[str, object], variable: str | None) -> str:
+    """The region of the first backend, of the variable (JSON) before the file's; what is wrong with them is the
+    daemon's to say.
+    """
+    backends = values.get("backends")
+    if variable is not None:
+        with suppress(ValueError):
+            backends = json.loads(variable)
+    first = backends[0] if isinstance(backends, list) and backends else {}
+    region = first.get("region") if isinstance(first, dict) else None
+    return region if isinstance(region, str) else ""
 
 
 def _sqlite_path(url: str) -> str | None:

@@ -14,7 +14,8 @@ REGION = "eu-west-1"
 
 def variables(folder: Path, region: str = REGION) -> dict[str, str]:
     """A configuration without a file."""
-    return {"DSTACKD_STATE__DIRECTORY": str(folder), "DSTACKD_BACKEND__REGION": region}
+    backends = json.dumps([{"region": region, "bucket": "prices"}])
+    return {"DSTACKD_STATE__DIRECTORY": str(folder), "DSTACKD_BACKENDS": backends}
 
 
 def test_prices_are_read_and_shown(tmp_path: Path) -> None:
@@ -34,6 +35,15 @@ def test_prices_are_read_and_shown(tmp_path: Path) -> None:
     answer = json.loads(shown.out)
     assert answer["usd_h"] == GOOD
     assert (answer["estimated"], answer["source"]) == (False, url)
+
+
+def test_the_region_is_that_of_the_configured_backend(tmp_path: Path) -> None:
+    """As the daemon's configuration file names it."""
+    (tmp_path / "dstackd.toml").write_text(
+        f'[[backends]]\nregion = "{REGION}"\nbucket = "prices"\n'
+    )
+    done = dstackd("prices", "show", "m5.large", folder=tmp_path, variables={})
+    assert (done.code, done.err.split(",")[0]) == (0, REGION)
 
 
 def test_a_file_will_do(tmp_path: Path) -> None:
