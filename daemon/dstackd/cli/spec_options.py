@@ -28,6 +28,7 @@ _OPTIONS: Final = (
         "--on-demand", "spot_policy", flag_value="on-demand", help="On-demand machines only."
     ),
     click.option("--max-price", type=float, metavar="USD", help="An hour, for one machine."),
+    click.option("--budget", type=float, metavar="USD", help="For all attempts, at the worst."),
     click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="May repeat."),
     click.option(
         "-i", "--input", multiple=True, metavar="SOURCE[:TARGET]", help="Of this host; may repeat."
@@ -59,6 +60,7 @@ _FIELDS: Final = {
     "instance_type": ("", "instance_types"),
     "spot_policy": ("", "spot_policy"),
     "max_price": ("", "max_price"),
+    "budget": ("", "budget"),
     "env": ("", "env"),
     "input": ("", "inputs"),
     "artifact": ("", "artifacts"),
