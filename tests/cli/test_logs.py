@@ -141,3 +141,15 @@ def test_a_stream_without_an_end_is_an_error() -> None:
         done = dstackd("logs", "abc", variables=at(double.socket))
     assert (done.code, done.out) == (69, "line 1\n")
     assert "the stream broke off" in done.err
+
+
+async def test_an_array_points_to_its_elements() -> None:
+    """It writes nothing itself: who asks is told where the lines are."""
+    async with running() as world:
+        await world.insert_job(id="grid")
+        for index in range(2):
+            await world.insert_job(id=f"grid-{index}", array_parent="grid", array_index=index)
+        await world.finish_job("grid", "failed", 3)
+        shown = await ask(world, "logs", "grid")
+    assert (shown.code, shown.out) == (0, "")
+    assert "grid-0 to grid-1" in shown.err

@@ -55,7 +55,9 @@ def logs(
     if exit_code and not follow:
         raise click.UsageError("--exit-code needs -f: a job has no exit code before it is over")
     daemon = connect(config)
-    job_id = str(daemon.get("v1", "jobs", job)["job"]["id"])
+    found = daemon.get("v1", "jobs", job)
+    job_id = str(found["job"]["id"])
+    _say_elements(found.get("elements", []))
     entries = _entries(daemon, job_id, follow=follow, attempt=attempt, tail=tail)
     with detaching([job_id]):
         end = Printer(timestamps=timestamps).show_all(entries)
@@ -119,6 +121,13 @@ class Printer:
         stream = sys.stderr if entry["source"] == "stderr" else sys.stdout
         stream.buffer.write(f"{text}\n".encode(errors="replace"))
         stream.flush()
+
+
+def _say_elements(elements: list[str]) -> None:
+    """An array writes nothing itself: who asks for its lines wants those of its elements."""
+    if elements:
+        span = elements[0] if len(elements) == 1 else f"{elements[0]} to {elements[-1]}"
+        say(f"--- an array: the lines are those of its elements, {span} ---")
 
 
 def _say_end(job_id: str, end: Entry, *, follow: bool) -> None:
