@@ -176,3 +176,22 @@ async def test_a_termination_that_ec2_refuses_is_asked_for_again(world: Installa
     await world.until_over()
     assert world.cloud.calls["TerminateInstances"] >= 4
     assert world.cloud.machines[0].state is InstanceState.TERMINATED
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_a_machine_that_ec2_has_forgotten_holds_up_nobody(
+    world: Installation, *, restarts: bool
+) -> None:
+    """It vanished without a word: missing in two sweeps it is lost, however long its lines are waited for."""
+    world.insert(spec_json([Script(run_s=3000.0), Script()]))
+    await world.until_phase("running")
+    world.clock.advance(200.0)
+    (machine,) = world.cloud.machines
+    world.cloud._account.machines.pop(machine.instance_id)
+    await world.until_phase("terminating")
+    if restarts:
+        await world.rounds(2)
+        world.restart()
+    await world.until_over()
+    first, second = world.attempts()
+    assert (first["outcome"], second["outcome"]) == ("lost", "exited")

@@ -99,9 +99,10 @@ class Machines:
         self._snapshot: Snapshot | None = None
         self._swept_at_s: float | None = None
         self._words_read = False
-        self._absent: frozenset[str] = frozenset()
-        """Instances that the last sweep did not show; only what is missing twice in a row is absent."""
-        self._absent_before: frozenset[str] = frozenset()
+        self._missing: set[str] = set()
+        """Instances of jobs and of rows that the last sweep did not show."""
+        self._missing_before: set[str] = set()
+        """The same of the sweep before: only what is missing twice in a row is absent."""
         self._undelivered: dict[str, Decided] = {}
         self._poison: dict[str, int] = {}
         self.interval_s = pace.idle_s
@@ -136,6 +137,7 @@ class Machines:
             self._snapshot = None
             return error
         self._snapshot = snapshot
+        self._missing_before, self._missing = self._missing, set()
         await self._save_states(snapshot)
         return None
 
@@ -144,6 +146,11 @@ class Machines:
         self._words_read = False
         await self._drain_inbox()
         self._words_read = True
+
+    def _is_missing_again(self, instance_id: str) -> bool:
+        """Note that the sweep does not show the instance; whether the sweep before did not either."""
+        self._missing.add(instance_id)
+        return instance_id in self._missing_before
 
     async def _save_states(self, snapshot: Snapshot) -> None:
         now_ms = self._clock.now_ms()
@@ -163,8 +170,7 @@ class Machines:
             if machine.instance_id not in snapshot.instances
             and snapshot.taken_at_ms > machine.launched_at_ms + VISIBILITY_GRACE_MS
         ]
-        self._absent_before, self._absent = self._absent, frozenset(absent)
-        absent = [instance_id for instance_id in absent if instance_id in self._absent_before]
+        absent = [instance_id for instance_id in absent if self._is_missing_again(instance_id)]
         if not changed and not absent:
             return
 
@@ -209,7 +215,7 @@ class Machines:
         )
         attempt = replace(attempt, heartbeat_at_ms=beat_ms)
         seen = observe(attempt.instance_id, self._snapshot, launched_at_ms=attempt.launched_at_ms)
-        if seen.seen is Seen.ABSENT and attempt.instance_id not in self._absent_before:
+        if seen.seen is Seen.ABSENT and not self._is_missing_again(attempt.instance_id):
             seen = UNKNOWN
         try:
             decision = decide(job, attempt, seen, limits=self._limits, now_ms=now_ms)
