@@ -28,6 +28,3 @@ class Deadline:
     def left_s(self) -> float:
         """Seconds left, never below 0."""
         return max(0.0, self._at - time.monotonic())
-
-    def passed(self) -> bool:
-        return time.monotonic() >= self._at
