@@ -9,7 +9,15 @@ from dstackd import launch_document, protocol
 from dstackd.core.job import Job
 from dstackd.core.launching import Image, LaunchRequest, client_token
 from dstackd.core.offering import Offering
-from dstackd.launch_document import InputDocument, JobDocument, LaunchDocument
+from dstackd.launch_document import (
+    ArtifactDocument,
+    ContainerDocument,
+    InputDocument,
+    JobDocument,
+    LaunchDocument,
+    RegistryAuthDocument,
+)
+from dstackd.spec.model import JobSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +100,25 @@ def _job_document(index: int, job: Job) -> JobDocument:
         working_dir=spec.working_dir,
         # The names in a tar are those in the job's folder, so that a file can be an input as well as a folder.
         inputs=tuple(InputDocument(sha256=digest) for digest in job.inputs_digest),
-        artifacts=tuple(artifact.path for artifact in spec.artifacts),
+        artifacts=tuple(ArtifactDocument(each.path, each.every_s) for each in spec.artifacts),
         max_duration_s=spec.max_duration_s,
         stop_grace_s=spec.stop_grace_s,
+        stop_signal=spec.stop_signal,
+        container=_container_document(spec),
+        permissions=spec.permissions,
+        reuse_s=spec.reuse_s,
         resume_from=tuple(range(job.attempt, 0, -1)) if spec.resume else (),
         array_index=job.array_index,
+    )
+
+
+def _container_document(spec: JobSpec) -> ContainerDocument | None:
+    if spec.image is None:
+        return None
+    auth, gpu = spec.registry_auth, spec.resources.gpu
+    return ContainerDocument(
+        image=spec.image,
+        registry_auth=RegistryAuthDocument(auth.username, auth.password) if auth else None,
+        shm_size_mib=spec.resources.shm_size_mib,
+        gpus=(gpu.count.min or 1) if gpu else 0,
     )

@@ -20,6 +20,10 @@ HEARTBEAT_S = 60.0
 WATCH_S = 5.0
 LOG_FLUSH_S = 1.0
 STOP_GRACE_S = 30.0
+STOP_SIGNAL = "SIGTERM"
+SILENCE_TIMEOUT_S = 1800.0
+PERMISSIONS_JOB = "job"
+PERMISSIONS_MACHINE = "machine"
 
 T = TypeVar("T")
 
@@ -45,6 +49,47 @@ class InputDocument:
 
 
 @dataclass(frozen=True)
+class S3InputDocument:
+    """Every object of `bucket` below `prefix` (or the one object that is called so), written below
+    `target` in the job's folder by the rest of its key.
+    """
+
+    bucket: str
+    prefix: str
+    target: str = "."
+
+
+@dataclass(frozen=True)
+class ArtifactDocument:
+    """`path`: relative to the job's folder, a file, a folder, or a glob (`*`, `?`, `[]`, `**`).
+    `every_s`: how often it is also uploaded while the commands run; None is at the end only.
+    """
+
+    path: str
+    every_s: float | None = None
+
+
+@dataclass(frozen=True)
+class RegistryAuthDocument:
+    """Who asks the image's registry; `password` is a reference such as `${{ secrets.NAME }}`."""
+
+    username: str
+    password: str
+
+
+@dataclass(frozen=True)
+class ContainerDocument:
+    """The container that the commands run in; None in a job is the machine itself."""
+
+    image: str
+    registry_auth: RegistryAuthDocument | None = None
+    shm_size_mib: int | None = None
+    """None is the engine's default, 64 MiB."""
+    gpus: int = 0
+    """How many the job asked for; above 0 the container gets every GPU of the machine."""
+
+
+@dataclass(frozen=True)
 class JobDocument:
     """One attempt at one job, for the machine whose launch index is `index`."""
 
@@ -54,18 +99,28 @@ class JobDocument:
     commands: tuple[str, ...]
     name: str = ""
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Values may hold `${{ secrets.NAME }}`, which the machine replaces."""
     working_dir: str | None = None
     """Relative to the job's folder, made if it is not there; None is the job's folder."""
+    container: ContainerDocument | None = None
+    permissions: str = PERMISSIONS_JOB
+    """`job`: an unprivileged user who cannot reach the machine's role. `machine`: root, and the role."""
     inputs: tuple[InputDocument, ...] = ()
-    artifacts: tuple[str, ...] = ()
-    """Paths relative to the job's folder: a file, a folder, or a glob (`*`, `?`, `[]`, `**`)."""
+    s3_inputs: tuple[S3InputDocument, ...] = ()
+    artifacts: tuple[ArtifactDocument, ...] = ()
     max_duration_s: float | None = None
     """From the start of the commands; None is no limit."""
     stop_grace_s: float = STOP_GRACE_S
-    """Between SIGTERM and SIGKILL."""
+    """Between the stop signal and SIGKILL."""
+    stop_signal: str = STOP_SIGNAL
+    """`SIGTERM`, `SIGINT`, `SIGHUP`, `SIGQUIT`, `SIGUSR1` or `SIGUSR2`."""
+    reuse_s: float | None = None
+    """How long the machine waits for another job after this one; None is not at all."""
+    log_quota_bytes: int | None = None
+    """UTF-8 bytes of log text that are sent; what comes after is counted and not sent. None: no quota."""
     resume_from: tuple[int, ...] = ()
     """Earlier attempts whose artifacts may be restored, newest first; the first one that has a
-    manifest is taken."""
+    sealed manifest, or a partial one, is taken."""
     array_index: int | None = None
 
 
@@ -83,6 +138,8 @@ class LaunchDocument:
     """How often a machine looks for a spot notice and for the daemon's control object."""
     log_flush_s: float = LOG_FLUSH_S
     """A line waits at most this long for others before it is sent."""
+    silence_timeout_s: float = SILENCE_TIMEOUT_S
+    """How long the bucket may be out of reach before the machine stops its job and ends itself."""
 
 
 def encode(document: LaunchDocument) -> bytes:
@@ -108,6 +165,7 @@ def decode(content: bytes) -> LaunchDocument:
         heartbeat_s=fields.take("heartbeat_s", _number, HEARTBEAT_S),
         watch_s=fields.take("watch_s", _number, WATCH_S),
         log_flush_s=fields.take("log_flush_s", _number, LOG_FLUSH_S),
+        silence_timeout_s=fields.take("silence_timeout_s", _number, SILENCE_TIMEOUT_S),
         jobs=fields.take("jobs", _each(_job)),
     )
 
@@ -130,10 +188,16 @@ def _job(value: Any, where: str) -> JobDocument:  # noqa: ANN401 - JSON from out
         commands=fields.take("commands", _each(_text)),
         env=fields.take("env", _env, {}),
         working_dir=fields.take("working_dir", _text, None),
+        container=fields.take("container", _container, None),
+        permissions=fields.take("permissions", _text, PERMISSIONS_JOB),
         inputs=fields.take("inputs", _each(_input), ()),
-        artifacts=fields.take("artifacts", _each(_text), ()),
+        s3_inputs=fields.take("s3_inputs", _each(_s3_input), ()),
+        artifacts=fields.take("artifacts", _each(_artifact), ()),
         max_duration_s=fields.take("max_duration_s", _number, None),
         stop_grace_s=fields.take("stop_grace_s", _number, STOP_GRACE_S),
+        stop_signal=fields.take("stop_signal", _text, STOP_SIGNAL),
+        reuse_s=fields.take("reuse_s", _number, None),
+        log_quota_bytes=fields.take("log_quota_bytes", _integer, None),
         resume_from=fields.take("resume_from", _each(_integer), ()),
         array_index=fields.take("array_index", _integer, None),
     )
@@ -145,6 +209,39 @@ def _input(value: Any, where: str) -> InputDocument:  # noqa: ANN401 - JSON from
         sha256=fields.take("sha256", _text),
         target=fields.take("target", _text, "."),
         size_bytes=fields.take("size_bytes", _integer, 0),
+    )
+
+
+def _s3_input(value: Any, where: str) -> S3InputDocument:  # noqa: ANN401 - JSON from outside
+    fields = _Fields(value, where)
+    return S3InputDocument(
+        bucket=fields.take("bucket", _text),
+        prefix=fields.take("prefix", _text),
+        target=fields.take("target", _text, "."),
+    )
+
+
+def _artifact(value: Any, where: str) -> ArtifactDocument:  # noqa: ANN401 - JSON from outside
+    fields = _Fields(value, where)
+    return ArtifactDocument(
+        path=fields.take("path", _text), every_s=fields.take("every_s", _number, None)
+    )
+
+
+def _container(value: Any, where: str) -> ContainerDocument:  # noqa: ANN401 - JSON from outside
+    fields = _Fields(value, where)
+    return ContainerDocument(
+        image=fields.take("image", _text),
+        registry_auth=fields.take("registry_auth", _registry_auth, None),
+        shm_size_mib=fields.take("shm_size_mib", _integer, None),
+        gpus=fields.take("gpus", _integer, 0),
+    )
+
+
+def _registry_auth(value: Any, where: str) -> RegistryAuthDocument:  # noqa: ANN401 - JSON from outside
+    fields = _Fields(value, where)
+    return RegistryAuthDocument(
+        username=fields.take("username", _text), password=fields.take("password", _text)
     )
 
 

@@ -25,6 +25,9 @@ TAG_LAUNCH = "dstackd:launch"
 TAG_RUNNER = "dstackd:runner"
 """sha256 of the runner zipapp that the machine has to fetch."""
 
+TAG_LIFETIME = "dstackd:lifetime"
+"""Seconds after its boot at which the machine ends itself, whatever runs."""
+
 LOG_EVENT_OVERHEAD_BYTES = 26
 """CloudWatch Logs adds this to each event when it counts a batch (PutLogEvents documentation)."""
 LOG_BATCH_BYTES_MAX = 1_048_576
@@ -67,6 +70,23 @@ def artifact_key(job_id: str, attempt: int, path: str) -> str:
 def manifest_key(job_id: str, attempt: int) -> str:
     """Key of the sealed manifest; written once, last."""
     return f"{artifact_prefix(job_id, attempt)}manifest.json"
+
+
+def partial_manifest_key(job_id: str, attempt: int) -> str:
+    """Key of the manifest of what was uploaded while the commands ran; overwritten each time."""
+    return f"{artifact_prefix(job_id, attempt)}partial.json"
+
+
+def reuse_key(instance_id: str, number: int) -> str:
+    """Key of the `number`-th (from 1) decision about an idle machine. Whoever creates it first
+    (If-None-Match) decides: the daemon with a next job, or the machine that it leaves.
+    """
+    return f"{PREFIX}reuse/{instance_id}/{number}.json"
+
+
+def secret_name(bucket: str, name: str) -> str:
+    """Secrets Manager's name of the secret that a spec calls `${{ secrets.NAME }}`."""
+    return f"/dstack/{bucket}/secrets/{name}"
 
 
 def control_key(instance_id: str) -> str:
@@ -140,12 +160,17 @@ STARTED = "started"
 """The job's commands begin. No fields."""
 NOTICE = "notice"
 """EC2 announced the reclaim. Fields: action, time (ISO 8601)."""
+REBALANCE = "rebalance"
+"""EC2 expects to reclaim the machine. Fields: time (ISO 8601)."""
 EXITED = "exited"
-"""The commands ended. Fields: exit code (128+n for signal n), cause (`exit`, `stopped`, `timed_out`, `interrupted`)."""
+"""The commands ended. Fields: exit code (128+n for signal n), cause (`exit`, `stopped`, `timed_out`, `interrupted`, `oom`,
+`silence`), signal name or empty."""
 SEALED = "sealed"
 """Artifacts are in the bucket. Fields: verdict (`complete`, `partial`, `failed`), files, bytes, message."""
 DONE = "done"
-"""The runner's last word before shutdown. Fields: log lines, log bytes."""
+"""The runner's last word about the job. Fields: log lines written, log bytes written, lines that were not
+sent because of the quota, lines that were lost on the machine, and `idle` when the machine waits for
+another job now (then its number of the decision, see `reuse_key`, and for how many seconds)."""
 FAILED = "failed"
 """The machine could not run the job. Fields: stage, message."""
 

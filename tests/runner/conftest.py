@@ -22,7 +22,7 @@ from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 from dstackd import artifact_manifest, launch_document, protocol
 from dstackd.artifact_manifest import Manifest
 from dstackd.bootstrap.zipapp import build_runner, user_data
-from dstackd.launch_document import JobDocument, LaunchDocument
+from dstackd.launch_document import ArtifactDocument, JobDocument, LaunchDocument
 from dstackd.local.cloud import LocalCloud, start_local_cloud
 from dstackd.protocol import InboxEvent, LogLine
 
@@ -61,6 +61,10 @@ def a_job(*commands: str, index: int = 0, **fields: Any) -> JobDocument:  # noqa
         "attempt": 1,
         "name": "a job",
     } | fields
+    paths = wanted.get("artifacts", ())
+    wanted["artifacts"] = tuple(
+        ArtifactDocument(path) if isinstance(path, str) else path for path in paths
+    )
     return JobDocument(index=index, commands=commands, **wanted)
 
 

@@ -135,7 +135,10 @@ def test_links_and_special_files(project: Project, bucket: Bucket, tmp_path: Pat
         "shared/file",
     ]
     for told in ("out/away: outside", "out/dead", "out/pipe: not a regular", "../secret: outside"):
-        assert any(told in skipped for skipped in collect(str(folder), job.artifacts).skipped), told
+        assert any(
+            told in skipped
+            for skipped in collect(str(folder), [each.path for each in job.artifacts]).skipped
+        ), told
     assert f"nothing at {tmp_path}/secret" in sealed.message
 
 
@@ -146,7 +149,7 @@ def test_a_file_that_cannot_be_read_makes_the_set_partial(
     for name in ("kept", "gone"):
         (tmp_path / name).write_text(name)
     job = a_job(artifacts=("kept", "gone"))
-    found = collect(str(tmp_path), job.artifacts)
+    found = collect(str(tmp_path), [each.path for each in job.artifacts])
     (tmp_path / "gone").unlink()
     monkeypatch.setattr("dstackd.runner.sealing.collect", lambda *_: found)
     sealed = seal_folder(job, tmp_path, bucket)

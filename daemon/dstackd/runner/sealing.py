@@ -33,7 +33,7 @@ def seal(
     job: JobDocument, *, job_dir: str, bucket: Bucket, interrupted: bool, journal: Journal
 ) -> Sealed:
     """Upload what the job declared and write the manifest. Never raises a RunnerError."""
-    found = collect(job_dir, job.artifacts)
+    found = collect(job_dir, [each.path for each in job.artifacts])
     for skipped in found.skipped:
         journal.say(f"artifacts: skipped {skipped}")
     uploader = Uploader(

@@ -29,12 +29,15 @@ def to_json(spec: JobSpec) -> Json:
         "max_duration": _OFF if spec.max_duration_s is None else spec.max_duration_s,
         "max_price": spec.max_price,
         "name": spec.name,
+        "permissions": spec.permissions.value,
         "registry_auth": _registry_auth_json(spec.registry_auth),
         "resources": _resources_json(spec.resources),
         "resume": spec.resume,
         "retry": _retry_json(spec.retry),
+        "reuse": spec.reuse_s,
         "spot_policy": spec.spot_policy.value,
         "stop_grace": spec.stop_grace_s,
+        "stop_signal": spec.stop_signal.value,
         "working_dir": spec.working_dir,
     }
 

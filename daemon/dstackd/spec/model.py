@@ -38,6 +38,29 @@ class SpotPolicy(StrEnum):
 
 
 @unique
+class Permissions(StrEnum):
+    """What the commands may do on their machine.
+
+    JOB is an unprivileged user who cannot reach the role of the machine; MACHINE is root, and the role.
+    """
+
+    JOB = "job"
+    MACHINE = "machine"
+
+
+@unique
+class StopSignal(StrEnum):
+    """What the commands are sent when they have to stop."""
+
+    SIGTERM = "SIGTERM"
+    SIGINT = "SIGINT"
+    SIGHUP = "SIGHUP"
+    SIGQUIT = "SIGQUIT"
+    SIGUSR1 = "SIGUSR1"
+    SIGUSR2 = "SIGUSR2"
+
+
+@unique
 class RetryCause(StrEnum):
     """Why an attempt may be followed by another one."""
 
@@ -48,7 +71,7 @@ class RetryCause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """A file or folder of the control host, copied to `target` in the job's folder.
+    """A file or folder of the control host, or an `s3://` address, copied to `target` in the job's folder.
 
     `source` is as written, absolute or not; `target` is a normalised relative path, `.` being the
     job's folder itself. Targets of one spec differ.
@@ -122,6 +145,7 @@ class JobSpec:
     `name` None: the job is shown by its id. `env` and `labels` are pairs in the order of their
     names. `max_price` is in USD an hour for one machine. `budget` is in USD for all attempts together and
     needs a `max_duration_s`; `max_duration_s` None = no limit.
+    `reuse_s`: how long the machine waits for a next job of the same project and shape, None = not at all.
     `array` N runs N equal jobs. `working_dir` is relative to the job's folder.
     """
 
@@ -141,6 +165,9 @@ class JobSpec:
     max_duration_s: int | None = 72 * _HOUR_S
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     stop_grace_s: int = 30
+    stop_signal: StopSignal = StopSignal.SIGTERM
+    permissions: Permissions = Permissions.JOB
+    reuse_s: int | None = None
     resume: bool = False
     array: int | None = None
     depends_on: tuple[str, ...] = ()

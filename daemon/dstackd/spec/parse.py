@@ -18,7 +18,14 @@ from dstackd.spec.entries import (
     read_name,
 )
 from dstackd.spec.errors import FieldError, SpecError
-from dstackd.spec.model import JobSpec, RegistryAuth, Resources, SpotPolicy
+from dstackd.spec.model import (
+    JobSpec,
+    Permissions,
+    RegistryAuth,
+    Resources,
+    SpotPolicy,
+    StopSignal,
+)
 from dstackd.spec.paths import read_artifacts, read_inputs, relative_path
 from dstackd.spec.policy import read_registry_auth, read_retry
 from dstackd.spec.reading import Fields, Problems, refuse, shown
@@ -31,6 +38,9 @@ WHOLE: Final = "spec"
 _EXAMPLE = 'write a mapping such as {"commands": ["echo hello"]}'
 _DEFAULT = JobSpec(commands=())
 _spot_policy = word_of(SpotPolicy)
+_stop_signal = word_of(StopSignal)
+_permissions = word_of(Permissions)
+_reuse = duration_s(low_s=1, high_s=limits.REUSE_S_MAX)
 _array = whole_number(low=1, high=limits.ARRAY_MAX, fix="write how many equal jobs, such as 8")
 _price = dollars(
     high=limits.PRICE_USD_MAX, expected="a price", fix="write US dollars an hour, such as 0.5"
@@ -125,6 +135,9 @@ def _read_spec(fields: Fields) -> JobSpec:
         max_duration_s=fields.take("max_duration", duration_or_off, _DEFAULT.max_duration_s),
         retry=fields.take_block("retry", read_retry, _DEFAULT.retry),
         stop_grace_s=fields.take("stop_grace", _stop_grace, _DEFAULT.stop_grace_s),
+        stop_signal=fields.take("stop_signal", _stop_signal, _DEFAULT.stop_signal),
+        permissions=fields.take("permissions", _permissions, _DEFAULT.permissions),
+        reuse_s=fields.take("reuse", _reuse, _DEFAULT.reuse_s),
         resume=fields.take("resume", switch, _DEFAULT.resume),
         array=fields.take("array", _array, _DEFAULT.array),
         depends_on=fields.take_block("depends_on", read_depends_on, _DEFAULT.depends_on),
@@ -133,6 +146,9 @@ def _read_spec(fields: Fields) -> JobSpec:
     fields.refuse_unknown()
     if spec.budget is not None and spec.max_duration_s is None:
         fields.problems.add("budget", "cannot be kept without an end", "set max_duration, not off")
+    if spec.reuse_s is not None and spec.permissions is Permissions.MACHINE:
+        problem = "is not possible after commands that were root: nobody can clean up behind them"
+        fields.problems.add("reuse", problem, "remove reuse, or permissions: machine")
     return spec
 
 

@@ -97,8 +97,8 @@ def dollars(*, high: float, expected: str, fix: str) -> Reader[float]:
 
 def word_of(words: type[E]) -> Reader[E]:
     """A reader of the members of an enum; `_` is taken for `-` and case does not matter."""
-    members = {member.value: member for member in words}
-    fix = f"write one of {', '.join(members)}"
+    members = {member.value.lower(): member for member in words}
+    fix = f"write one of {', '.join(words)}"
 
     def read(value: object) -> E:
         word = value.lower().replace("_", "-") if isinstance(value, str) else ""
