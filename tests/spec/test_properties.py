@@ -180,6 +180,8 @@ specs = st.fixed_dictionaries(
         "max_duration": durations | st.just("off"),
         "retry": retries,
         "stop_grace": st.integers(0, 600),
+        "stop_signal": st.sampled_from(["SIGTERM", "sigusr1"]),
+        "permissions": st.sampled_from(["job", "machine"]),
         "resume": st.booleans(),
         "array": st.integers(1, limits.ARRAY_MAX),
         "labels": st.dictionaries(
