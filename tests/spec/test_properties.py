@@ -237,6 +237,7 @@ def test_every_default_is_written_out() -> None:
         "max_duration": 259_200,
         "max_price": None,
         "name": None,
+        "permissions": "job",
         "registry_auth": None,
         "resources": {
             "arch": None,
@@ -253,8 +254,10 @@ def test_every_default_is_written_out() -> None:
             "on": ["interruption", "no-capacity"],
             "within": None,
         },
+        "reuse": None,
         "spot_policy": "auto",
         "stop_grace": 30,
+        "stop_signal": "SIGTERM",
         "working_dir": ".",
     }
 
