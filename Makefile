@@ -40,6 +40,7 @@ check: setup ## Formatting, lint, types, import contracts, the runner's Python v
 	@$(bin)/vermin --quiet --no-tips --violations --target=3.9- $(on_the_machine)
 	@for script in requirements/*.sh; do sh -n $$script || exit 1; done
 	@for script in .ci/run $$(find daemon -name '*.bash' -o -name '*.sh'); do bash -n $$script || exit 1; done
+	@! command -v shellcheck >/dev/null || shellcheck requirements/*.sh .ci/run $$(find daemon -name '*.bash' -o -name '*.sh')
 
 bench: setup ## Run one benchmark, JSON lines on stdout: make bench BENCH=name (without a name: list them)
 	@$(bin)/python -m tests.benchmarks $(BENCH) $(ARGS)

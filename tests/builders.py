@@ -39,6 +39,8 @@ class JobFields(TypedDict, total=False):
     phase_since_ms: int
     array_index: int | None
     inputs_digest: tuple[str, ...]
+    leaving: int
+    leaving_usd: float
 
 
 def a_job(**changes: Unpack[JobFields]) -> Job:
@@ -82,6 +84,7 @@ class AttemptFields(TypedDict, total=False):
     notice_at_ms: int | None
     exited_at_ms: int | None
     exit_cause: str
+    exit_signal: str
     sealed_at_ms: int | None
     seal_verdict: str
     done_at_ms: int | None
@@ -90,6 +93,8 @@ class AttemptFields(TypedDict, total=False):
     heartbeat_at_ms: int | None
     stop_requested_at_ms: int | None
     terminate_requested_at_ms: int | None
+    reused: bool
+    released_at_ms: int | None
     log_lines_sent: int | None
     log_lines_seen: int
 

@@ -179,6 +179,7 @@ def access_of(settings: Settings) -> AwsAccess:
         access_key_id=chosen.access_key_id.get_secret_value() or None,
         secret_access_key=chosen.secret_access_key.get_secret_value() or None,
         subnet=chosen.subnet or None,
+        input_buckets=chosen.input_buckets,
         images={kind: image for kind, image in images.items() if image},
         image_owner=chosen.image_owner,
         image_name=chosen.image_name,

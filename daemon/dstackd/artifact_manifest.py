@@ -18,9 +18,20 @@ VERSION = 1
 COMPLETE = "complete"
 """Every regular file below the declared paths is there."""
 PARTIAL = "partial"
-"""The attempt was interrupted, or a file could not be stored."""
+"""The attempt was interrupted, or a file could not be stored, or the manifest is that of a round while
+the commands ran (`protocol.partial_manifest_key`).
+"""
 FAILED = "failed"
 """There is no manifest; only an inbox event says so, never a manifest."""
+
+
+DIGEST_HEADER = "x-amz-meta-dstackd-sha256"
+"""Metadata of an artifact's object: the sha256 of its content. A file that goes up again while the
+commands run replaces its object before the next partial manifest names it; until then this says what
+the object is. A long file that went up once only may be without it.
+"""
+MODE_HEADER = "x-amz-meta-dstackd-mode"
+"""Metadata beside DIGEST_HEADER: the permission bits, octal."""
 
 
 class ManifestError(ValueError):

@@ -39,6 +39,7 @@ from dstackd.config_sections import (
     Inputs,
     LimitsSection,
     Logging,
+    Logs,
     Loops,
     Projects,
     Retention,
@@ -93,6 +94,7 @@ class Settings(BaseSettings):
     scheduling: Scheduling = Scheduling()
     projects: Projects = {}
     runner: Runner = Runner()
+    logs: Logs = Logs()
     retention: Retention = Retention()
     backends: Annotated[
         tuple[Backend, ...], BeforeValidator(_one_at_most), BeforeValidator(from_json)

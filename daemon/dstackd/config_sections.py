@@ -26,10 +26,13 @@ from dstackd.config_paths import DATABASE_URL, STATE_DIRECTORY
 from dstackd.core.bounds import Bounds, ProjectBounds
 from dstackd.core.ec2_limits import Ec2Limits
 from dstackd.core.limits import Limits
-from dstackd.launch_document import HEARTBEAT_S, LOG_FLUSH_S, WATCH_S
+from dstackd.launch_document import HEARTBEAT_S, LOG_FLUSH_S, SILENCE_TIMEOUT_S, WATCH_S
 
 BUCKET_CHARS_MAX: Final = 52
 """The machines' IAM role is named `dstack_role_<bucket>`, and a role's name has at most 64."""
+
+INPUT_BUCKETS_MAX: Final = 20
+"""A managed policy has at most 6,144 characters (IAM quotas), and each bucket is in it twice."""
 
 _LIMITS: Final = Limits()
 _EC2: Final = Ec2Limits()
@@ -121,6 +124,15 @@ Bucket = Annotated[
     ),
     Field(min_length=1),
 ]
+InputBucket = Annotated[
+    str,
+    _matching(
+        r"(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
+        "a bucket",
+        "write its name alone, such as my-data",
+    ),
+    Field(min_length=1),
+]
 Subnet = Annotated[
     str, _matching("subnet-[0-9a-f]{8,17}", "a subnet", "write its id, such as subnet-0a1b2c3d")
 ]
@@ -195,7 +207,7 @@ class Loops(Section):
     machines_s: Number = Field(default=10.0, ge=0.1, le=300)
     inbox_s: Number = Field(default=2.0, ge=0.1, le=60)
     heartbeats_s: Number = Field(default=30.0, ge=0.1, le=300)
-    logs_s: Number = Field(default=2.0, ge=0.1, le=60)
+    logs_s: Number = Field(default=0.7, ge=0.1, le=60)
     intake_fallback_s: Number = Field(default=1.0, ge=0.05, le=60)
     interruptions_s: Number = Field(default=12.0, ge=0.1, le=60)
     idle_sweep_s: Number = Field(default=60.0, ge=0.5, le=3600)
@@ -214,6 +226,7 @@ class LimitsSection(Section):
     logs_wait_s: Number = Field(default=_LIMITS.logs_wait_s, ge=0, le=3600)
     terminate_repeat_s: Number = Field(default=_LIMITS.terminate_repeat_s, ge=1, le=3600)
     boot_failures_max: Whole = Field(default=_LIMITS.boot_failures_max, ge=1, le=100)
+    machine_lifetime_s: Number = Field(default=_LIMITS.machine_lifetime_s, ge=1, le=366 * _DAY_S)
     batch_max: Whole = Field(default=100, ge=1, le=1000)
     launches_concurrent_max: Whole = Field(default=5, ge=1, le=100)
     queue_look_ahead: Whole = Field(default=1000, ge=1, le=100_000)
@@ -296,12 +309,36 @@ class Runner(Section):
     heartbeat_s: Number = Field(default=HEARTBEAT_S, ge=0.1, le=3600)
     watch_s: Number = Field(default=WATCH_S, ge=0.1, le=60)
     log_flush_s: Number = Field(default=LOG_FLUSH_S, ge=0.05, le=60)
+    silence_timeout_s: Number = Field(default=SILENCE_TIMEOUT_S, ge=1, le=_DAY_S)
+
+    @model_validator(mode="after")
+    def _silence_is_longer_than_pauses(self) -> Self:
+        pause_s = max(self.heartbeat_s, self.watch_s)
+        if self.silence_timeout_s < 2 * pause_s:
+            message = (
+                f"silence_timeout_s ({self.silence_timeout_s:g}) is less than twice the longer of heartbeat_s and "
+                f"watch_s ({pause_s:g}): one call that goes wrong would end the machine"
+            )
+            raise ValueError(message)
+        return self
+
+
+class Logs(Section):
+    """The jobs' output."""
+
+    quota_mib: Whole = Field(default=1024, ge=0, le=1024 * 1024)
+
+    @property
+    def quota_bytes(self) -> int | None:
+        """Of one attempt; None: no quota."""
+        return self.quota_mib * 1024 * 1024 or None
 
 
 class Retention(Section):
     """How long things are kept."""
 
     job_logs_days: Whole = Field(default=30, ge=1, le=3650)
+    artifact_days: Whole = Field(default=0, ge=0, le=3000)
 
 
 class Images(Section):
@@ -325,6 +362,7 @@ class Backend(Section):
     endpoint_url: Url = ""
     instance_profile: Profile = ""
     security_group_ids: tuple[Group, ...] = ()
+    input_buckets: Annotated[tuple[InputBucket, ...], Field(max_length=INPUT_BUCKETS_MAX)] = ()
     images: Images = Images()
     image_owner: Owner = _CANONICAL
     image_name: str = Field(default=_IMAGE_NAME, min_length=1, max_length=128)

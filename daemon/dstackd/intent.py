@@ -8,6 +8,9 @@ from dataclasses import dataclass, field, replace
 from dstackd import launch_document, protocol
 from dstackd.core.job import Job
 from dstackd.core.launching import Image, LaunchRequest, client_token
+from dstackd.core.lifecycle import keep_days
+from dstackd.core.lifetime import lifetime_s
+from dstackd.core.limits import Limits
 from dstackd.core.offering import Offering
 from dstackd.launch_document import (
     ArtifactDocument,
@@ -16,8 +19,9 @@ from dstackd.launch_document import (
     JobDocument,
     LaunchDocument,
     RegistryAuthDocument,
+    S3InputDocument,
 )
-from dstackd.spec.model import JobSpec
+from dstackd.spec.model import InputSpec, JobSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,12 @@ class LaunchTerms:
     heartbeat_s: float
     watch_s: float
     log_flush_s: float
+    silence_timeout_s: float = launch_document.SILENCE_TIMEOUT_S
+    log_quota_bytes: int | None = None
+    artifact_days: int = 0
+    """How long artifacts are kept; 0 is for ever."""
     image: Image = field(default_factory=lambda: Image("", ""))
+    limits: Limits = field(default_factory=Limits)
 
     def with_identity(self, profile: str, groups: tuple[str, ...]) -> LaunchTerms:
         """The same terms under a role and security groups."""
@@ -68,6 +77,10 @@ def request_for(
             (protocol.TAG_OWNER, terms.owner),
             (protocol.TAG_LAUNCH, launch_id),
             (protocol.TAG_RUNNER, terms.runner_sha256),
+            (
+                protocol.TAG_LIFETIME,
+                str(lifetime_s((job.spec for job in batch), limits=terms.limits)),
+            ),
         ),
         instance_profile=terms.instance_profile,
         security_group_ids=terms.security_group_ids,
@@ -83,12 +96,13 @@ def document_for(launch_id: str, batch: Sequence[Job], terms: LaunchTerms) -> st
         heartbeat_s=terms.heartbeat_s,
         watch_s=terms.watch_s,
         log_flush_s=terms.log_flush_s,
-        jobs=tuple(_job_document(index, job) for index, job in enumerate(batch)),
+        silence_timeout_s=terms.silence_timeout_s,
+        jobs=tuple(_job_document(index, job, terms) for index, job in enumerate(batch)),
     )
     return launch_document.encode(document).decode()
 
 
-def _job_document(index: int, job: Job) -> JobDocument:
+def _job_document(index: int, job: Job, terms: LaunchTerms) -> JobDocument:
     spec = job.spec
     return JobDocument(
         index=index,
@@ -100,7 +114,10 @@ def _job_document(index: int, job: Job) -> JobDocument:
         working_dir=spec.working_dir,
         # The names in a tar are those in the job's folder, so that a file can be an input as well as a folder.
         inputs=tuple(InputDocument(sha256=digest) for digest in job.inputs_digest),
+        s3_inputs=tuple(_s3_input(each) for each in spec.inputs if each.is_s3),
         artifacts=tuple(ArtifactDocument(each.path, each.every_s) for each in spec.artifacts),
+        log_quota_bytes=terms.log_quota_bytes,
+        artifact_keep_days=keep_days(terms.artifact_days, attempt_s=_longest_s(spec, terms)),
         max_duration_s=spec.max_duration_s,
         stop_grace_s=spec.stop_grace_s,
         stop_signal=spec.stop_signal,
@@ -110,6 +127,17 @@ def _job_document(index: int, job: Job) -> JobDocument:
         resume_from=tuple(range(job.attempt, 0, -1)) if spec.resume else (),
         array_index=job.array_index,
     )
+
+
+def _longest_s(spec: JobSpec, terms: LaunchTerms) -> float:
+    """How long one attempt can last: its machine ends itself, whatever runs."""
+    lifetime_s = terms.limits.machine_lifetime_s
+    return lifetime_s if spec.max_duration_s is None else min(spec.max_duration_s, lifetime_s)
+
+
+def _s3_input(source: InputSpec) -> S3InputDocument:
+    bucket, _, prefix = source.source.removeprefix("s3://").partition("/")
+    return S3InputDocument(bucket=bucket, prefix=prefix, target=source.target)
 
 
 def _container_document(spec: JobSpec) -> ContainerDocument | None:

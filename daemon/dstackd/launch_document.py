@@ -18,7 +18,7 @@ from dstackd import protocol
 
 HEARTBEAT_S = 60.0
 WATCH_S = 5.0
-LOG_FLUSH_S = 1.0
+LOG_FLUSH_S = 0.5
 STOP_GRACE_S = 30.0
 STOP_SIGNAL = "SIGTERM"
 SILENCE_TIMEOUT_S = 1800.0
@@ -108,6 +108,8 @@ class JobDocument:
     inputs: tuple[InputDocument, ...] = ()
     s3_inputs: tuple[S3InputDocument, ...] = ()
     artifacts: tuple[ArtifactDocument, ...] = ()
+    artifact_keep_days: int | None = None
+    """What `protocol.TAG_KEEP_DAYS` says on each object of the attempt's artifacts; None is no tag."""
     max_duration_s: float | None = None
     """From the start of the commands; None is no limit."""
     stop_grace_s: float = STOP_GRACE_S
@@ -117,7 +119,9 @@ class JobDocument:
     reuse_s: float | None = None
     """How long the machine waits for another job after this one; None is not at all."""
     log_quota_bytes: int | None = None
-    """UTF-8 bytes of log text that are sent; what comes after is counted and not sent. None: no quota."""
+    """Bytes of log events that are sent, as CloudWatch counts and charges them (the message and 26 for each); what comes
+    after is counted and not sent. None: no quota.
+    """
     resume_from: tuple[int, ...] = ()
     """Earlier attempts whose artifacts may be restored, newest first; the first one that has a
     sealed manifest, or a partial one, is taken."""
@@ -193,6 +197,7 @@ def _job(value: Any, where: str) -> JobDocument:  # noqa: ANN401 - JSON from out
         inputs=fields.take("inputs", _each(_input), ()),
         s3_inputs=fields.take("s3_inputs", _each(_s3_input), ()),
         artifacts=fields.take("artifacts", _each(_artifact), ()),
+        artifact_keep_days=fields.take("artifact_keep_days", _integer, None),
         max_duration_s=fields.take("max_duration_s", _number, None),
         stop_grace_s=fields.take("stop_grace_s", _number, STOP_GRACE_S),
         stop_signal=fields.take("stop_signal", _text, STOP_SIGNAL),

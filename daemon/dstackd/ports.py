@@ -5,13 +5,14 @@ There is a port only where the real thing costs money or time. The store has non
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from dstackd.core.instance import Snapshot
 from dstackd.core.launching import Image, Launched, LaunchRequest
+from dstackd.core.lifecycle import Rule
 from dstackd.core.offering import InstanceType, Subnet
 
 
@@ -93,6 +94,18 @@ class ObjectHead:
     modified_at_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class ObjectFacts:
+    """What S3 says of one object without giving its content."""
+
+    size_bytes: int
+    modified_at_ms: int
+    sha256: str = ""
+    """Of the whole content, in hexadecimal, as S3 has compared it at the write; empty where it has none."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """What its writer says of it, by names in lower case without S3's prefix."""
+
+
 class Bucket(Protocol):
     """S3: strongly consistent reads, writes and lists. Every method may raise any CloudError."""
 
@@ -106,6 +119,14 @@ class Bucket(Protocol):
 
     async def exists(self, key: str) -> bool:
         """Whether the key is there."""
+        ...
+
+    async def facts(self, key: str) -> ObjectFacts:
+        """Size, age and checksum; NotFound when it is not there."""
+        ...
+
+    async def renew(self, key: str) -> None:
+        """Write the object again as it is, so that its age begins anew; NotFound when it is not there."""
         ...
 
     async def get(self, key: str) -> bytes:
@@ -124,6 +145,12 @@ class Bucket(Protocol):
         """Delete; keys that are not there are no error."""
         ...
 
+    async def ensure_rules(self, ours: Sequence[Rule]) -> bool:
+        """Have exactly these of the lifecycle rules that are ours (`core.lifecycle`), and those of others as they are;
+        whether something had to be written.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class LogEvent:
@@ -139,8 +166,12 @@ class LogEvent:
 class LogSource(Protocol):
     """CloudWatch Logs, read side. Every method may raise any CloudError."""
 
-    def sweep(self, *, start_ms: int, stream: str = "") -> AsyncIterator[Sequence[LogEvent]]:
-        """Pages of the jobs' group from event time `start_ms` on, over all streams or one. Events may come late
-        and twice; a page may be empty. Ends after the last page.
+    def sweep(
+        self, *, start_ms: int, end_ms: int | None = None, streams: Sequence[str] = ()
+    ) -> AsyncIterator[Sequence[LogEvent]]:
+        """Pages of the jobs' group, one call each, by the events' times from `start_ms` to `end_ms` (None: to the newest
+        when the last page is read), over all streams or at most 100. Events are in the order of their times; they may
+        come late and twice; a page may be empty. Ends after the last page; one stream of several that is not there
+        yet may end it at once.
         """
         ...

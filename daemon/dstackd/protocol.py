@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
@@ -26,7 +27,11 @@ TAG_RUNNER = "dstackd:runner"
 """sha256 of the runner zipapp that the machine has to fetch."""
 
 TAG_LIFETIME = "dstackd:lifetime"
-"""Seconds after its boot at which the machine ends itself, whatever runs."""
+"""Seconds after its first minute at which the machine ends itself, whatever runs (`core.lifetime`)."""
+
+TAG_KEEP_DAYS = "dstackd:keep-days"
+"""On an object below `ARTIFACT_PREFIX`: days after its upload until the bucket's lifecycle rule for
+that number removes it. Whoever takes the tag off keeps the object."""
 
 LOG_EVENT_OVERHEAD_BYTES = 26
 """CloudWatch Logs adds this to each event when it counts a batch (PutLogEvents documentation)."""
@@ -42,9 +47,12 @@ MESSAGE_BYTES_MAX = 500
 """Free text inside an inbox key; S3 keys end at 1,024 bytes."""
 
 
+LAUNCH_PREFIX = f"{PREFIX}launches/"
+
+
 def launch_key(launch_id: str) -> str:
     """Key of the document that tells each machine of a launch its job, by launch index."""
-    return f"{PREFIX}launches/{launch_id}.json"
+    return f"{LAUNCH_PREFIX}{launch_id}.json"
 
 
 def runner_key(sha256: str) -> str:
@@ -52,14 +60,25 @@ def runner_key(sha256: str) -> str:
     return f"{PREFIX}runner/{sha256}.pyz"
 
 
+INPUT_PREFIX = f"{PREFIX}inputs/"
+
+
 def input_key(sha256: str) -> str:
     """Key of a packed input folder, content-addressed."""
-    return f"{PREFIX}inputs/{sha256}.tar"
+    return f"{INPUT_PREFIX}{sha256}.tar"
+
+
+ARTIFACT_PREFIX = f"{PREFIX}artifacts/"
 
 
 def artifact_prefix(job_id: str, attempt: int) -> str:
     """Prefix of one attempt's artifacts."""
-    return f"{PREFIX}artifacts/{job_id}/{attempt}/"
+    return f"{ARTIFACT_PREFIX}{job_id}/{attempt}/"
+
+
+def keep_tagging(days: int) -> str:
+    """The `x-amz-tagging` header of an object that may go `days` after its upload."""
+    return f"{quote(TAG_KEEP_DAYS, safe='')}={days}"
 
 
 def artifact_key(job_id: str, attempt: int, path: str) -> str:
@@ -77,11 +96,14 @@ def partial_manifest_key(job_id: str, attempt: int) -> str:
     return f"{artifact_prefix(job_id, attempt)}partial.json"
 
 
+REUSE_PREFIX = f"{PREFIX}reuse/"
+
+
 def reuse_key(instance_id: str, number: int) -> str:
     """Key of the `number`-th (from 1) decision about an idle machine. Whoever creates it first
     (If-None-Match) decides: the daemon with a next job, or the machine that it leaves.
     """
-    return f"{PREFIX}reuse/{instance_id}/{number}.json"
+    return f"{REUSE_PREFIX}{instance_id}/{number}.json"
 
 
 def secret_name(bucket: str, name: str) -> str:
@@ -89,9 +111,55 @@ def secret_name(bucket: str, name: str) -> str:
     return f"/dstack/{bucket}/secrets/{name}"
 
 
+EXPRESSION = re.compile(
+    r"\$\$\{\{|\$\{\{(?:[ \t]*secrets\.([A-Za-z0-9_][A-Za-z0-9/_+=.@-]{0,254})[ \t]*\}\})?"
+)
+"""In a text of a spec: `${{ secrets.NAME }}` (group 1 is NAME: Secrets Manager's characters), `$${{`, which
+stands for `${{` itself, or a `${{` that is neither and that a spec may not have."""
+EXPRESSION_ESCAPED = "$${{"
+
+
+CONTROL_PREFIX = f"{PREFIX}control/"
+
+
 def control_key(instance_id: str) -> str:
-    """Key of the daemon's word to one machine: `{"stop": {"reason": str}}`."""
-    return f"{PREFIX}control/{instance_id}.json"
+    """Key of the daemon's word to one machine (`stop_word`)."""
+    return f"{CONTROL_PREFIX}{instance_id}.json"
+
+
+def stop_word(reason: str, *, job_id: str, attempt: int) -> bytes:
+    """The daemon's word that one attempt has to stop; a machine that runs another one by now passes it over."""
+    return canonical_json({"stop": {"reason": reason, "job_id": job_id, "attempt": attempt}})
+
+
+def hears_stop(content: bytes, *, job_id: str, attempt: int) -> bool:
+    """Whether the word (see `stop_word`) is for this attempt; one without a name is for whoever hears it.
+    Raises ValueError when it is no word of ours.
+    """
+    word = json.loads(content)
+    stop = word.get("stop") if isinstance(word, dict) else None
+    if not isinstance(stop, dict):
+        return False
+    return (stop.get("job_id", job_id), stop.get("attempt", attempt)) == (job_id, attempt)
+
+
+def reuse_claim(launch_id: str, *, index: int) -> bytes:
+    """What the daemon writes to `reuse_key`: the machine takes the job of this launch with this index."""
+    return canonical_json({"launch": launch_id, "index": index})
+
+
+REUSE_LEAVE = b'{"leave":true}'
+"""What a machine writes to `reuse_key`: it takes no job any more."""
+
+
+def read_reuse_claim(content: bytes) -> tuple[str, int] | None:
+    """(launch id, index) of a claim; None when the machine leaves, or the object makes no sense."""
+    try:
+        value = json.loads(content)
+        launch_id, index = value["launch"], value["index"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return (launch_id, index) if isinstance(launch_id, str) and type(index) is int else None
 
 
 HEARTBEAT_PREFIX = f"{PREFIX}heartbeats/"
@@ -125,7 +193,9 @@ def parse_log_stream(stream: str) -> tuple[str, int] | None:
 
 @dataclass(frozen=True)
 class LogLine:
-    """One line of a job's output. `n` counts from 1 over both sources, without gaps."""
+    """One line of a job's output. `n` counts from 1 over all sources (`stdout`, `stderr`, and `dstackd` for
+    words of the runner's), without gaps.
+    """
 
     n: int
     source: str
@@ -168,9 +238,12 @@ EXITED = "exited"
 SEALED = "sealed"
 """Artifacts are in the bucket. Fields: verdict (`complete`, `partial`, `failed`), files, bytes, message."""
 DONE = "done"
-"""The runner's last word about the job. Fields: log lines written, log bytes written, lines that were not
-sent because of the quota, lines that were lost on the machine, and `idle` when the machine waits for
+"""The runner's last word about the job. Fields: log lines that have a number (the last `n`), bytes of text
+that the job wrote, lines that were left out because of the quota and lines that the machine's disk did not
+take (neither has a number; a line of source `dstackd` stands in their place), and `idle` when the machine waits for
 another job now (then its number of the decision, see `reuse_key`, and for how many seconds)."""
+IDLE = "idle"
+"""DONE's fifth field, when the machine waits for another job."""
 FAILED = "failed"
 """The machine could not run the job. Fields: stage, message."""
 

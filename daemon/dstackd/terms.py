@@ -13,6 +13,7 @@ import structlog
 
 from dstackd import protocol
 from dstackd.bootstrap.zipapp import build_runner, user_data
+from dstackd.core.limits import Limits
 from dstackd.intent import LaunchTerms
 from dstackd.ports import Bucket
 
@@ -37,6 +38,10 @@ class LaunchPreparation:
         heartbeat_s: float,
         watch_s: float,
         log_flush_s: float,
+        silence_timeout_s: float,
+        log_quota_bytes: int | None = None,
+        artifact_days: int = 0,
+        limits: Limits,
     ) -> None:
         self._bucket = bucket
         self._ensure_identity = ensure_identity
@@ -54,6 +59,10 @@ class LaunchPreparation:
             heartbeat_s=heartbeat_s,
             watch_s=watch_s,
             log_flush_s=log_flush_s,
+            silence_timeout_s=silence_timeout_s,
+            log_quota_bytes=log_quota_bytes,
+            artifact_days=artifact_days,
+            limits=limits,
         )
 
     async def terms(self) -> LaunchTerms:

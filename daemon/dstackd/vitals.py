@@ -59,6 +59,8 @@ class Vitals:
     schema_head: str = ""
     first_pass_done: bool = False
     """The first snapshot was reconciled: what runs in AWS is known."""
+    bucket_rules_problem: str = ""
+    """Why the bucket has not the lifecycle rules that it should have; empty while nothing is known against it."""
 
     def add_loop(
         self, name: str, *, interval_s: float, now_s: float, pass_max_s: float = PASS_MAX_S

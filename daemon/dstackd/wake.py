@@ -35,6 +35,7 @@ class Wakes:
     inputs: Wake = field(default_factory=Wake)
     planning: Wake = field(default_factory=Wake)
     launches: Wake = field(default_factory=Wake)
+    reusing: Wake = field(default_factory=Wake)
     machines: Wake = field(default_factory=Wake)
     inbox: Wake = field(default_factory=Wake)
     logs: Wake = field(default_factory=Wake)

@@ -18,6 +18,7 @@ from dstackd.controllers.machines import MachinePace, Machines
 from dstackd.controllers.planning import Planning, PlanningBounds
 from dstackd.controllers.reaper import Reaper
 from dstackd.controllers.retention import Retention
+from dstackd.controllers.reusing import Reusing
 from dstackd.core.instance import Snapshot
 from dstackd.log_files import LogFiles
 from dstackd.market import MarketBlocks
@@ -55,6 +56,7 @@ def build_loops(parts: Parts) -> list[Supervised]:
         Supervised(_inputs(parts), wakes.inputs),
         Supervised(_planning(parts), wakes.planning),
         Supervised(_launches(parts), wakes.launches),
+        Supervised(_reusing(parts), wakes.reusing),
         Supervised(
             _machines(parts, inbox), wakes.machines, spacing_s=min(2.0, loops.machines_s / 2)
         ),
@@ -80,6 +82,7 @@ def _inputs(parts: Parts) -> Inputs:
         parts.database,
         bucket=parts.backend.bucket,
         allowed_roots=parts.settings.inputs.allowed_roots,
+        spool=parts.settings.state.directory / "inputs",
         clock=parts.clock,
         wakes=parts.wakes,
     )
@@ -97,6 +100,10 @@ def _planning(parts: Parts) -> Planning:
         heartbeat_s=settings.runner.heartbeat_s,
         watch_s=settings.runner.watch_s,
         log_flush_s=settings.runner.log_flush_s,
+        silence_timeout_s=settings.runner.silence_timeout_s,
+        log_quota_bytes=settings.logs.quota_bytes,
+        artifact_days=settings.retention.artifact_days,
+        limits=settings.limits.for_decisions(),
     )
     return Planning(
         parts.database,
@@ -120,6 +127,16 @@ def _launches(parts: Parts) -> Launches:
         compute=parts.backend.compute,
         bucket=parts.backend.bucket,
         blocks=parts.blocks,
+        concurrent_max=parts.settings.limits.launches_concurrent_max,
+        clock=parts.clock,
+        wakes=parts.wakes,
+    )
+
+
+def _reusing(parts: Parts) -> Reusing:
+    return Reusing(
+        parts.database,
+        bucket=parts.backend.bucket,
         concurrent_max=parts.settings.limits.launches_concurrent_max,
         clock=parts.clock,
         wakes=parts.wakes,
@@ -201,6 +218,7 @@ def _logs(parts: Parts) -> Logs:
         wakes=parts.wakes,
         interval_s=loops.logs_s,
         idle_s=loops.idle_sweep_s,
+        quota_bytes=parts.settings.logs.quota_bytes,
     )
 
 
@@ -210,6 +228,7 @@ def _retention(parts: Parts) -> Retention:
         bucket=parts.backend.bucket,
         files=parts.files,
         clock=parts.clock,
+        vitals=parts.vitals,
         interval_s=parts.settings.loops.retention_s,
         job_logs_days=parts.settings.retention.job_logs_days,
     )

@@ -75,6 +75,9 @@ CREATE TABLE launch (
     message TEXT NOT NULL DEFAULT '',
     created_at_ms BIGINT NOT NULL,
     answered_at_ms BIGINT,
+    reuses TEXT,
+    reuse_number INTEGER,
+    CHECK ((reuses IS NULL) = (reuse_number IS NULL)),
     CHECK ((state = 'intended') = (answered_at_ms IS NULL))
 )
 --;
@@ -96,10 +99,17 @@ CREATE TABLE machine (
     state TEXT NOT NULL DEFAULT 'pending',
     state_reason TEXT NOT NULL DEFAULT '',
     launched_at_ms BIGINT NOT NULL,
-    gone_at_ms BIGINT
+    gone_at_ms BIGINT,
+    idle_number INTEGER NOT NULL DEFAULT 0,
+    idle_since_ms BIGINT,
+    idle_until_ms BIGINT,
+    idle_job_id TEXT,
+    idle_attempt INTEGER
 )
 --;
 CREATE INDEX machine_live ON machine (launched_at_ms) WHERE gone_at_ms IS NULL
+--;
+CREATE INDEX machine_idle ON machine (idle_since_ms) WHERE idle_since_ms IS NOT NULL
 --;
 CREATE TABLE attempt (
     job_id TEXT NOT NULL REFERENCES job (id),
@@ -116,9 +126,11 @@ CREATE TABLE attempt (
         'timed_out', 'lost', 'cancelled')),
     exit_code INTEGER,
     exit_cause TEXT NOT NULL DEFAULT '',
+    exit_signal TEXT NOT NULL DEFAULT '',
     booted_at_ms BIGINT,
     started_at_ms BIGINT,
     notice_at_ms BIGINT,
+    rebalance_at_ms BIGINT,
     exited_at_ms BIGINT,
     sealed_at_ms BIGINT,
     seal_verdict TEXT NOT NULL DEFAULT '',
@@ -133,7 +145,13 @@ CREATE TABLE attempt (
     log_lines_sent BIGINT,
     log_bytes_sent BIGINT,
     log_lines_seen BIGINT NOT NULL DEFAULT 0,
+    log_lines_over_quota BIGINT,
+    log_lines_lost BIGINT,
+    log_verdict TEXT NOT NULL DEFAULT '',
+    released_at_ms BIGINT,
     ended_at_ms BIGINT,
+    reused INTEGER NOT NULL DEFAULT 0,
+    idle_ms BIGINT NOT NULL DEFAULT 0,
     cost_usd DOUBLE PRECISION NOT NULL DEFAULT 0,
     vcpus INTEGER NOT NULL DEFAULT 0,
     reserved_usd DOUBLE PRECISION NOT NULL DEFAULT 0,

@@ -77,6 +77,9 @@ CREATE TABLE launch (
     message TEXT NOT NULL DEFAULT '',
     created_at_ms INTEGER NOT NULL,
     answered_at_ms INTEGER,
+    reuses TEXT,
+    reuse_number INTEGER,
+    CHECK ((reuses IS NULL) = (reuse_number IS NULL)),
     CHECK ((state = 'intended') = (answered_at_ms IS NULL))
 )
 --;
@@ -98,10 +101,17 @@ CREATE TABLE machine (
     state TEXT NOT NULL DEFAULT 'pending',
     state_reason TEXT NOT NULL DEFAULT '',
     launched_at_ms INTEGER NOT NULL,
-    gone_at_ms INTEGER
+    gone_at_ms INTEGER,
+    idle_number INTEGER NOT NULL DEFAULT 0,
+    idle_since_ms INTEGER,
+    idle_until_ms INTEGER,
+    idle_job_id TEXT,
+    idle_attempt INTEGER
 )
 --;
 CREATE INDEX machine_live ON machine (launched_at_ms) WHERE gone_at_ms IS NULL
+--;
+CREATE INDEX machine_idle ON machine (idle_since_ms) WHERE idle_since_ms IS NOT NULL
 --;
 CREATE TABLE attempt (
     job_id TEXT NOT NULL REFERENCES job (id),
@@ -118,9 +128,11 @@ CREATE TABLE attempt (
         'timed_out', 'lost', 'cancelled')),
     exit_code INTEGER,
     exit_cause TEXT NOT NULL DEFAULT '',
+    exit_signal TEXT NOT NULL DEFAULT '',
     booted_at_ms INTEGER,
     started_at_ms INTEGER,
     notice_at_ms INTEGER,
+    rebalance_at_ms INTEGER,
     exited_at_ms INTEGER,
     sealed_at_ms INTEGER,
     seal_verdict TEXT NOT NULL DEFAULT '',
@@ -135,7 +147,13 @@ CREATE TABLE attempt (
     log_lines_sent INTEGER,
     log_bytes_sent INTEGER,
     log_lines_seen INTEGER NOT NULL DEFAULT 0,
+    log_lines_over_quota INTEGER,
+    log_lines_lost INTEGER,
+    log_verdict TEXT NOT NULL DEFAULT '',
+    released_at_ms INTEGER,
     ended_at_ms INTEGER,
+    reused INTEGER NOT NULL DEFAULT 0,
+    idle_ms INTEGER NOT NULL DEFAULT 0,
     cost_usd REAL NOT NULL DEFAULT 0,
     vcpus INTEGER NOT NULL DEFAULT 0,
     reserved_usd REAL NOT NULL DEFAULT 0,

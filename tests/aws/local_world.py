@@ -20,6 +20,7 @@ from dstackd.aws.session import Clients
 from dstackd.clock import SystemClock
 from dstackd.core.instance import Market
 from dstackd.core.launching import LaunchRequest
+from dstackd.core.lifecycle import Rule
 from dstackd.local.cloud import LocalCloud
 from dstackd.protocol import job_log_group
 
@@ -134,6 +135,22 @@ class LocalWorld:
         """See `World`."""
         group = job_log_group(self.bucket_name)
         await to_thread.run_sync(self.ground.admin.write_log, group, stream, events)
+
+    async def write_rules(self, rules: Sequence[Rule]) -> None:
+        """See `World`."""
+        s3, name = self.ground.admin.s3, self.bucket_name
+        if rules:
+            wanted = {"Rules": list(rules)}
+            put = s3.put_bucket_lifecycle_configuration
+            await to_thread.run_sync(lambda: put(Bucket=name, LifecycleConfiguration=wanted))
+        else:
+            await to_thread.run_sync(lambda: s3.delete_bucket_lifecycle(Bucket=name))
+
+    async def read_rules(self) -> list[Rule]:
+        """See `World`."""
+        get = self.ground.admin.s3.get_bucket_lifecycle_configuration
+        answer = await to_thread.run_sync(lambda: get(Bucket=self.bucket_name))
+        return list(answer["Rules"])
 
     def with_parts_of(self, part_bytes: int) -> S3Bucket:
         """The bucket again, with other parts."""

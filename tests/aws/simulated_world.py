@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dstackd.core.launching import LaunchRequest
+from dstackd.core.lifecycle import Rule
 from dstackd.simulated.clock import SimulatedClock
 from dstackd.simulated.cloud import SimulatedCloud
 from dstackd.simulated.faults import Faults
@@ -40,6 +41,14 @@ class SimulatedWorld:
         """See `World`."""
         for at_ms, message in events:
             self.logs.write(stream, message, at_ms=at_ms)
+
+    async def write_rules(self, rules: Sequence[Rule]) -> None:
+        """See `World`."""
+        self.bucket.rules = list(rules)
+
+    async def read_rules(self) -> list[Rule]:
+        """See `World`."""
+        return list(self.bucket.rules)
 
 
 if TYPE_CHECKING:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 from pathlib import Path
 
@@ -71,3 +73,35 @@ async def test_a_failed_upload_raises_one_error(local_world: LocalWorld, tmp_pat
     with pytest.raises(InvalidRequest) as caught:
         await small_parts.put_file("dstackd/large", path)
     assert caught.value.code == "EntityTooSmall"
+
+
+async def test_a_checksum_of_the_whole_is_told_and_of_parts_is_not(local_world: LocalWorld) -> None:
+    """S3 has compared a single PUT with its SHA-256; what it has of a multipart object is about its parts."""
+    s3, name, body = local_world.ground.admin.s3, local_world.bucket_name, b"content"
+    said = {"Dstackd-Sha256": "what the writer says"}
+    s3.put_object(Bucket=name, Key="single", Body=body, ChecksumAlgorithm="SHA256", Metadata=said)
+    target = {"Bucket": name, "Key": "parts"}
+    begun = s3.create_multipart_upload(**target, ChecksumAlgorithm="SHA256")
+    target["UploadId"] = begun["UploadId"]
+    digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
+    part = s3.upload_part(**target, PartNumber=1, Body=body, ChecksumSHA256=digest)
+    parts = [{"PartNumber": 1, "ETag": part["ETag"], "ChecksumSHA256": digest}]
+    s3.complete_multipart_upload(**target, MultipartUpload={"Parts": parts})
+    single = await local_world.bucket.facts("single")
+    assert single.sha256 == hashlib.sha256(body).hexdigest()
+    assert single.metadata == {"dstackd-sha256": "what the writer says"}
+    assert (await local_world.bucket.facts("parts")).sha256 == ""
+
+
+async def test_what_is_too_large_for_one_copy_is_renewed_in_parts(local_world: LocalWorld) -> None:
+    """Above CopyObject's limit an object is copied onto itself part by part, and is the same."""
+    body = os.urandom(11 * MIB + 3)
+    await local_world.bucket.put("dstackd/large", body)
+    before = await local_world.bucket.facts("dstackd/large")
+    small = S3Bucket(
+        local_world.ground.clients.s3, name=local_world.bucket_name, copy_bytes_max=5 * MIB
+    )
+    await small.renew("dstackd/large")
+    after = await local_world.bucket.facts("dstackd/large")
+    assert await local_world.bucket.get("dstackd/large") == body
+    assert (after.size_bytes, after.modified_at_ms >= before.modified_at_ms) == (len(body), True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from dstackd.core.instance import InstanceState, Market
+from dstackd.core.lifecycle import Rule, our_rules
 from dstackd.errors import BlockScope, CapacityShortage, LaunchOver, NotFound, PreconditionFailed
 from dstackd.ports import LogEvent, LogSource
 from tests.aws.local_world import LocalWorld
@@ -173,9 +175,47 @@ async def test_a_file_arrives_whole(world: World, tmp_path: Path) -> None:
         assert await world.bucket.get("dstackd/file") == path.read_bytes()
 
 
-async def swept(logs: LogSource, *, start_ms: int, stream: str = "") -> list[LogEvent]:
+async def test_an_object_has_facts_and_can_be_renewed(world: World) -> None:
+    """Size and age without the content; renewed, it is the same and as new as one that was just written."""
+    await world.bucket.put("dstackd/old", b"content")
+    before = await world.bucket.facts("dstackd/old")
+    assert before.size_bytes == 7
+    assert abs(before.modified_at_ms - world.clock.now_ms()) < 60_000
+    await world.bucket.renew("dstackd/old")
+    assert await world.bucket.get("dstackd/old") == b"content"
+    assert (await world.bucket.facts("dstackd/old")).modified_at_ms >= before.modified_at_ms
+    for call in (world.bucket.facts, world.bucket.renew):
+        with pytest.raises(NotFound):
+            await call("dstackd/nothing")
+
+
+async def test_our_rules_join_those_of_others(world: World) -> None:
+    """Set up once, found there the second time, mended when somebody took one away; others stay as they are."""
+    ours = our_rules()
+    foreign: list[Rule] = [
+        {
+            "ID": "theirs",
+            "Status": "Enabled",
+            "Filter": {"And": {"Prefix": "logs/", "Tags": [{"Key": "a", "Value": "b"}]}},
+            "Expiration": {"Days": 3},
+        }
+    ]
+    for before in ([], foreign):
+        await world.write_rules(before)
+        assert await world.bucket.ensure_rules(ours)
+        assert not await world.bucket.ensure_rules(ours)
+        assert await world.read_rules() == [*before, *ours]
+        await world.write_rules([*before, *ours[2:]])
+        assert await world.bucket.ensure_rules(ours)
+        assert await world.read_rules() == [*before, *ours]
+
+
+async def swept(
+    logs: LogSource, *, start_ms: int, end_ms: int | None = None, streams: Sequence[str] = ()
+) -> list[LogEvent]:
     """All pages of a sweep."""
-    return [event async for page in logs.sweep(start_ms=start_ms, stream=stream) for event in page]
+    pages = logs.sweep(start_ms=start_ms, end_ms=end_ms, streams=streams)
+    return [event async for page in pages for event in page]
 
 
 async def test_a_sweep_sees_all_streams(world: World) -> None:
@@ -193,12 +233,16 @@ async def test_a_sweep_sees_all_streams(world: World) -> None:
     assert [event.at_ms for event in events] == [now_ms - 2000, now_ms - 1000, now_ms]
     later = await swept(world.logs, start_ms=now_ms - 500)
     assert [event.message for event in later] == ["a2"]
-    one = await swept(world.logs, start_ms=0, stream="job-b/1")
+    one = await swept(world.logs, start_ms=0, streams=["job-b/1"])
     assert [event.message for event in one] == ["b1"]
+    early = await swept(
+        world.logs, start_ms=0, end_ms=now_ms - 1000, streams=["job-a/1", "job-b/1"]
+    )
+    assert [event.message for event in early] == ["a1", "b1"]
 
 
 async def test_logs_that_are_not_there_yet_are_empty(world: World) -> None:
     """Neither a missing group nor a missing stream is an error: the first line may be still to come."""
     assert await swept(world.logs, start_ms=0) == []
     await world.write_log("job-c/1", [(world.clock.now_ms(), "c1")])
-    assert await swept(world.logs, start_ms=0, stream="job-never/1") == []
+    assert await swept(world.logs, start_ms=0, streams=["job-never/1"]) == []

@@ -96,7 +96,9 @@ async def test_a_profile_with_another_role_is_told(local_world: LocalWorld) -> N
 
 
 async def test_a_machine_may_do_little() -> None:
-    """The runner's policy is the bucket's prefix and two log groups; a changed document has a new name."""
+    """The runner's policy is the bucket's prefix, two log groups, the bucket's secrets and the account's
+    images; a changed document has a new name.
+    """
     document = json.loads(runner_document(ACCOUNT, region="eu-west-1", bucket="my-proj"))
     resources = [one["Resource"] for one in document["Statement"]]
     logs = "arn:aws:logs:eu-west-1:123456789012:log-group:/dstack"
@@ -104,14 +106,26 @@ async def test_a_machine_may_do_little() -> None:
         "arn:aws:s3:::my-proj/dstackd/*",
         "arn:aws:s3:::my-proj",
         [f"{logs}/jobs/my-proj:*", f"{logs}/runners/my-proj:*"],
+        "arn:aws:secretsmanager:eu-west-1:123456789012:secret:/dstack/my-proj/secrets/*",
+        "*",
+        "arn:aws:ecr:*:123456789012:repository/*",
     ]
+    [unbounded] = [one for one in document["Statement"] if one["Resource"] == "*"]
+    assert unbounded["Action"] == "ecr:GetAuthorizationToken"
     actions = {action for one in document["Statement"] for action in _listed(one["Action"])}
     assert actions == {
         "s3:GetObject",
         "s3:PutObject",
+        "s3:PutObjectTagging",
+        "s3:AbortMultipartUpload",
         "s3:ListBucket",
         "logs:CreateLogStream",
         "logs:PutLogEvents",
+        "secretsmanager:GetSecretValue",
+        "ecr:GetAuthorizationToken",
+        "ecr:BatchCheckLayerAvailability",
+        "ecr:BatchGetImage",
+        "ecr:GetDownloadUrlForLayer",
     }
     names = {policy_name("my-proj", text) for text in ("a", "b")}
     assert len(names) == 2
@@ -120,3 +134,23 @@ async def test_a_machine_may_do_little() -> None:
 
 def _listed(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else value
+
+
+def test_input_buckets_are_listed_and_read_and_nothing_else() -> None:
+    """Each bucket of the configuration, whole; the project's own stays as it is unless it is named."""
+    asked = {"region": "eu-west-1", "bucket": "my-proj"}
+    plain = json.loads(runner_document(ACCOUNT, **asked))["Statement"]
+    more = json.loads(runner_document(ACCOUNT, **asked, input_buckets=("b", "a")))["Statement"]
+    assert more[: len(plain)] == plain
+    assert more[len(plain) :] == [
+        {
+            "Effect": "Allow",
+            "Action": "s3:ListBucket",
+            "Resource": ["arn:aws:s3:::a", "arn:aws:s3:::b"],
+        },
+        {
+            "Effect": "Allow",
+            "Action": "s3:GetObject",
+            "Resource": ["arn:aws:s3:::a/*", "arn:aws:s3:::b/*"],
+        },
+    ]

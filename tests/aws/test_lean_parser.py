@@ -42,14 +42,20 @@ PAGE = (
 )
 
 
-def parsed(factory: Untyped, body: str, *, status: int = 200) -> dict[str, Any]:
-    """What a parser makes of an answer to DescribeInstances."""
-    model = botocore.session.get_session().get_service_model("ec2")
-    shape = model.operation_model("DescribeInstances").output_shape
+def parsed(
+    factory: Untyped, body: str, *, status: int = 200, service: str = "ec2"
+) -> dict[str, Any]:
+    """What a parser makes of an answer to DescribeInstances, or to ListObjectsV2."""
+    operation, protocol = {
+        "ec2": ("DescribeInstances", "ec2"),
+        "s3": ("ListObjectsV2", "rest-xml"),
+    }[service]
+    model = botocore.session.get_session().get_service_model(service)
+    shape = model.operation_model(operation).output_shape
     response = {"body": body.encode(), "headers": {}, "status_code": status}
 
     async def parse() -> dict[str, Any]:
-        found: dict[str, Any] = await factory.create_parser("ec2").parse(response, shape)
+        found: dict[str, Any] = await factory.create_parser(protocol).parse(response, shape)
         return found
 
     return anyio.run(parse)
@@ -85,6 +91,39 @@ def test_a_page_is_read_as_botocore_reads_it(token: str) -> None:
         if one["InstanceId"] == "i-bare"
     ]
     assert [one.get("Tags", []) for one in bare] == [[], []]
+
+
+OBJECT = (
+    "<Contents><Key>dstackd%2Fheartbeats/i-{n}%21</Key><LastModified>2026-01-02T03:04:{n:02}.000Z"
+    "</LastModified><ETag>&quot;d41d8&quot;</ETag><Size>{n}</Size><StorageClass>STANDARD"
+    "</StorageClass></Contents>"
+)
+LISTING = (
+    '<?xml version="1.0" encoding="UTF-8"?>\n'
+    '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>b</Name><Prefix/>'
+    "<KeyCount>{count}</KeyCount><MaxKeys>1000</MaxKeys>{encoding}{token}{objects}</ListBucketResult>"
+)
+
+
+@pytest.mark.parametrize("count", [0, 1, 55])
+@pytest.mark.parametrize("encoding", ["", "<EncodingType>url</EncodingType>"])
+@pytest.mark.parametrize("token", ["", "<NextContinuationToken>a&amp;b</NextContinuationToken>"])
+def test_a_listing_is_read_as_botocore_reads_it(count: int, encoding: str, token: str) -> None:
+    """Keys, sizes, times, the page token, and whether keys are escaped, which botocore undoes afterwards."""
+    objects = "".join(OBJECT.format(n=n) for n in range(count))
+    body = LISTING.format(count=count, encoding=encoding, token=token, objects=objects)
+    lean, stock = (
+        parsed(factory, body, service="s3")
+        for factory in (LeanParserFactory(), AioResponseParserFactory())
+    )
+    for name in ("NextContinuationToken", "EncodingType"):
+        assert lean.get(name) == stock.get(name)
+    heads = [
+        [(each["Key"], each["Size"], each["LastModified"]) for each in page.get("Contents", ())]
+        for page in (lean, stock)
+    ]
+    assert heads[0] == heads[1]
+    assert len(heads[0]) == count
 
 
 def test_an_error_is_read_by_botocore() -> None:

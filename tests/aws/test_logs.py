@@ -16,6 +16,6 @@ async def test_empty_pages_do_not_end_a_sweep(local_world: LocalWorld) -> None:
     await local_world.write_log("wanted/1", [(now_ms, "wanted")])
     local_world.ground.cloud.control.faults(log_scan_events=5)
     pages = [
-        page async for page in local_world.logs.sweep(start_ms=now_ms - 5000, stream="wanted/1")
+        page async for page in local_world.logs.sweep(start_ms=now_ms - 5000, streams=["wanted/1"])
     ]
     assert [len(page) for page in pages] == [0, 0, 0, 0, 1]

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from dstackd.core.instance import Market
 from dstackd.core.launching import LaunchRequest
+from dstackd.core.lifecycle import Rule
 from dstackd.ports import Bucket, Clock, Compute, LogSource
 from dstackd.protocol import TAG_BUCKET, TAG_LAUNCH, TAG_OWNER
 
@@ -54,6 +55,14 @@ class World(Protocol):
 
     async def write_log(self, stream: str, events: Sequence[tuple[int, str]]) -> None:
         """Write (time in ms, message) to a stream of our jobs' group; both come to be when missing."""
+        ...
+
+    async def write_rules(self, rules: Sequence[Rule]) -> None:
+        """Somebody else gives the bucket exactly these lifecycle rules; none: it has none."""
+        ...
+
+    async def read_rules(self) -> list[Rule]:
+        """The bucket's lifecycle rules, as S3 shows them to anybody."""
         ...
 
 

@@ -17,7 +17,14 @@ EVIL = "\x1b[2J\x1b]0;owned\x07\u202ered\nsecond line"
 async def failed_job(world: World) -> str:
     """A job that exited with 3 in its second attempt, with an eventful history."""
     job_id = await world.insert_job({"commands": ["exit 3"]}, project="p")
-    await world.insert_attempt(job_id, 1, outcome="interrupted", ended_at_ms=9, log_lines_sent=5)
+    await world.insert_attempt(
+        *(job_id, 1),
+        outcome="interrupted",
+        ended_at_ms=9,
+        log_lines_sent=5,
+        log_lines_lost=2,
+        log_verdict="incomplete (7 missing)",
+    )
     await world.insert_attempt(
         *(job_id, 2),
         instance_id="i-2",
@@ -27,6 +34,7 @@ async def failed_job(world: World) -> str:
         ended_at_ms=9,
         log_lines_sent=5,
         log_lines_seen=5,
+        log_verdict="complete",
         seal_verdict="partial",
         seal_message="out: too large",
         artifact_files=2,
@@ -86,7 +94,7 @@ async def test_describe_tells_the_whole_story() -> None:
         "Reason       exited: exit code 3",
         "Cost         $0.2500",
         "Attempt 1: interrupted",
-        "0 of 5 lines: 5 missing",
+        "0 lines, incomplete (7 missing); the machine's disk did not take 2",
         "Attempt 2: exited, exit code 3 (exit)",
         "5 lines, complete",
         "partial, 2 files, 1.5 kB: out: too large",

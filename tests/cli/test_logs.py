@@ -34,7 +34,7 @@ async def test_the_jobs_two_streams_stay_two() -> None:
 
 
 async def test_missing_lines_are_counted() -> None:
-    """A hole is said where it is, and all that is missing at the end; neither is on standard output."""
+    """A hole is said where it is, and the verdict at the end; neither is on standard output."""
     lines = [
         StoredLine(1, source="stdout", log="a"),
         StoredLine(2, missing=3),
@@ -44,8 +44,21 @@ async def test_missing_lines_are_counted() -> None:
         some = await ask(world, "logs", await job_with_lines(world, *lines, sent=6))
         unknown = await ask(world, "logs", await job_with_lines(world, *lines[:1], sent=None))
     assert some.out == "a\nb\n"
-    assert some.err == "--- 3 lines missing ---\n--- 4 lines missing in all ---\n"
-    assert unknown.err == "--- lines may be missing: a machine did not say how many it wrote ---\n"
+    assert some.err == (
+        "--- 3 lines missing ---\n--- log of attempt 1: incomplete (4 missing) ---\n"
+    )
+    assert unknown.err == "--- log of attempt 1: unconfirmed (1 line arrived) ---\n"
+
+
+async def test_words_of_ours_are_no_output() -> None:
+    """What the machine says about the log, such as that the quota is used up, is not on standard output."""
+    lines = [
+        StoredLine(1, source="stdout", log="a"),
+        StoredLine(2, source="dstackd", log="the quota is used up"),
+    ]
+    async with running() as world:
+        shown = await ask(world, "logs", await job_with_lines(world, *lines, sent=2))
+    assert (shown.out, shown.err) == ("a\n", "--- the quota is used up ---\n")
 
 
 async def test_attempts_follow_each_other() -> None:
@@ -91,7 +104,8 @@ async def test_follow_ends_with_the_job() -> None:
         coded = await ask(world, "logs", "-f", "--exit-code", job_id)
         wrong = await ask(world, "logs", "--exit-code", job_id)
     assert (plain.code, coded.code, wrong.code) == (0, 3, 2)
-    assert plain.err == f"{job_id} failed (exit code 3): exited\n"
+    verdict = "--- log of attempt 1: complete ---\n"
+    assert plain.err == f"{verdict}{job_id} failed (exit code 3): exited\n"
 
 
 def line(n: int) -> dict[str, object]:
@@ -99,7 +113,7 @@ def line(n: int) -> dict[str, object]:
     return {"attempt": 1, "n": n, "at_ms": 0, "source": "stdout", "log": f"line {n}"}
 
 
-END = {"phase": "succeeded", "reason": "exited", "message": "", "exit_code": 0}
+END = {"phase": "succeeded", "reason": "exited", "message": "", "exit_code": 0, "verdicts": {}}
 
 
 def test_a_stream_that_breaks_is_taken_up_again() -> None:

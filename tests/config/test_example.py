@@ -80,7 +80,7 @@ def test_every_key_is_explained() -> None:
 def test_the_bounds_are_those_of_the_code() -> None:
     """Where the comment names bounds, `(low to high)`, they are the ones that are checked."""
     documented = re.findall(
-        r"\(([\d.]+) to (\d+)\)[^=]*?\n#(\w+_(?:s|max|days|ahead|burst|machines|vcpus|minute|usd)) = ",
+        r"\(([\d.]+) to (\d+)\)[^=]*?\n#(\w+_(?:s|mib|max|days|ahead|burst|machines|vcpus|minute|usd)) = ",
         TEXT,
     )
     sections = [

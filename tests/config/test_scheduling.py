@@ -71,3 +71,11 @@ def test_what_is_wrong_is_said(tmp_path: Path, text: str, said: str) -> None:
     [line] = str(raised.value).splitlines()
     assert said in line
     assert "; " in line
+
+
+def test_silence_is_longer_than_the_pauses_of_a_machine(tmp_path: Path) -> None:
+    """A machine that is told to end itself after less than two heartbeats would end for one lost call."""
+    with pytest.raises(ConfigError, match="silence_timeout_s"):
+        load_settings(written(tmp_path, "[runner]\nheartbeat_s = 60\nsilence_timeout_s = 119\n"))
+    told = load_settings(written(tmp_path, "[runner]\nheartbeat_s = 60\nsilence_timeout_s = 120\n"))
+    assert told.runner.silence_timeout_s == 120

@@ -15,9 +15,10 @@ from typing_extensions import override
 
 from dstackd.core.instance import Snapshot
 from dstackd.core.launching import Image, Launched, LaunchRequest
+from dstackd.core.lifecycle import Rule
 from dstackd.core.offering import InstanceType, Subnet
 from dstackd.log_files import LogFiles, StoredLine
-from dstackd.ports import Bucket, Compute, ObjectHead
+from dstackd.ports import Bucket, Compute, ObjectFacts, ObjectHead
 from dstackd.store.engine import Database
 from tests.controllers.installation import Ports
 
@@ -79,9 +80,17 @@ class FragileFiles(LogFiles):
         self._fuse = fuse
 
     @override
-    def append(self, job_id: str, attempt: int, lines: Sequence[StoredLine]) -> None:
-        super().append(job_id, attempt, lines)
+    def append(
+        self,
+        job_id: str,
+        attempt: int,
+        lines: Sequence[StoredLine],
+        *,
+        room_bytes: int | None = None,
+    ) -> tuple[int, int]:
+        written = super().append(job_id, attempt, lines, room_bytes=room_bytes)
         self._fuse.burn("log lines")
+        return written
 
 
 class FragileCompute:
@@ -136,6 +145,19 @@ class FragileBucket:
 
     async def exists(self, key: str) -> bool:
         return await self._inner.exists(key)
+
+    async def facts(self, key: str) -> ObjectFacts:
+        return await self._inner.facts(key)
+
+    async def renew(self, key: str) -> None:
+        await self._inner.renew(key)
+        self._fuse.burn("renew")
+
+    async def ensure_rules(self, ours: Sequence[Rule]) -> bool:
+        written = await self._inner.ensure_rules(ours)
+        if written:
+            self._fuse.burn("rules")
+        return written
 
     async def get(self, key: str) -> bytes:
         return await self._inner.get(key)

@@ -25,6 +25,7 @@ from dstackd.controllers.machines import MachinePace, Machines
 from dstackd.controllers.planning import Planning, PlanningBounds
 from dstackd.controllers.reaper import Reaper
 from dstackd.controllers.retention import Retention
+from dstackd.controllers.reusing import Reusing
 from dstackd.core.bounds import Bounds
 from dstackd.core.limits import Limits
 from dstackd.core.log_line import StoredLine
@@ -39,6 +40,7 @@ from dstackd.simulated.places import REGION
 from dstackd.store.backends import ensure_backend
 from dstackd.store.engine import Database, open_database
 from dstackd.supervisor import Loop
+from dstackd.vitals import Vitals
 from dstackd.wake import Heartbeats, Wakes
 
 BACKEND = "main"
@@ -55,6 +57,7 @@ class Ports:
     logs: LogSource
     files: LogFiles
     clock: Clock
+    log_quota_bytes: int | None = None
 
 
 class Common(TypedDict):
@@ -70,6 +73,7 @@ class Daemon:
     def __init__(self, ports: Ports, *, terms: LaunchTerms, inputs_root: Path) -> None:
         self.wakes = Wakes()
         self.heartbeats = Heartbeats()
+        self.vitals = Vitals()
         common: Common = {"clock": ports.clock, "wakes": self.wakes}
         self._before_the_machine(ports, common, terms=terms, inputs_root=inputs_root)
         self._with_the_machine(ports, common)
@@ -80,7 +84,11 @@ class Daemon:
         admit = Admission((inputs_root,))
         self.intake = Intake(ports.database, admit=admit, interval_s=5.0, **common)
         self.inputs = Inputs(
-            ports.database, bucket=ports.bucket, allowed_roots=(inputs_root,), **common
+            ports.database,
+            bucket=ports.bucket,
+            allowed_roots=(inputs_root,),
+            spool=inputs_root.parent / "spool",
+            **common,
         )
 
         async def prepare() -> LaunchTerms:
@@ -106,6 +114,8 @@ class Daemon:
             concurrent_max=5,
             **common,
         )
+
+        self.reusing = Reusing(ports.database, bucket=ports.bucket, concurrent_max=5, **common)
 
     def _with_the_machine(self, ports: Ports, common: Common) -> None:
         self.inbox = Inbox(
@@ -138,6 +148,7 @@ class Daemon:
             ports.database,
             source=ports.logs,
             files=ports.files,
+            quota_bytes=ports.log_quota_bytes,
             interval_s=1.0,
             idle_s=60.0,
             **common,
@@ -147,6 +158,7 @@ class Daemon:
             bucket=ports.bucket,
             files=ports.files,
             clock=ports.clock,
+            vitals=self.vitals,
             interval_s=60.0,
             job_logs_days=30,
         )
@@ -155,7 +167,7 @@ class Daemon:
     def loops(self) -> tuple[Loop, ...]:
         """In the order in which a job meets them."""
         return (
-            *(self.intake, self.inputs, self.planning, self.launches, self.inbox),
+            *(self.intake, self.inputs, self.planning, self.launches, self.reusing, self.inbox),
             *(self.interruptions, self.machines, self.logs, self.retention),
         )
 

@@ -6,6 +6,7 @@ for a while, and a new daemon goes on with what was written down.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -41,11 +42,18 @@ class Scenario:
     """How long no daemon is there after the death: first one, then the other."""
     deaths_max: int = 1000
     """Effects behind which it dies; what comes later is another scenario's life."""
+    deaths_min: int = 1
+    """The first of them; what comes earlier is another scenario's life."""
 
 
 def no_spot(faults: Faults) -> None:
     """The first choice is sold out."""
     faults.capacity |= {"m5.large|us-east-1a|spot": 0}
+
+
+def slow_to_go(faults: Faults) -> None:
+    """An old machine is there long after its last word, longer than the second attempt takes."""
+    faults.shutdown_s = 100.0
 
 
 PLAIN = Script(lines=LINES, run_s=10.0)
@@ -56,6 +64,13 @@ SCENARIOS = {
     "sold out first": Scenario(spec_json(PLAIN), set_up=no_spot, away_s=(0.0, 900.0)),
     "reclaimed": Scenario(
         spec_json([RECLAIMED, PLAIN]), attempts=2, lines={1: 2, 2: LINES}, deaths_max=30
+    ),
+    "overlapping": Scenario(
+        spec_json([RECLAIMED, PLAIN]),
+        attempts=2,
+        lines={1: 2, 2: LINES},
+        set_up=slow_to_go,
+        deaths_min=12,
     ),
     "cancelled": Scenario(
         spec_json(ENDLESS),
@@ -89,6 +104,7 @@ async def live(
                 raise
             world.restart()
             world.clock.advance(away_s)
+        at_most_one_runs(world)
         job = world.job()
         if job["phase"] == scenario.cancel_in and not job["cancel_requested"]:
             world.cancel()
@@ -96,6 +112,16 @@ async def live(
             return
         world.clock.advance(ROUND_S)
     raise AssertionError(f"never ended: {world.job()}, left over: {_leftovers(world)}")
+
+
+def at_most_one_runs(world: Installation) -> None:
+    """Of the attempts of one job."""
+    running = Counter(
+        machine.job.job_id
+        for machine in world.cloud.machines
+        if machine.commands_run and machine.job is not None
+    )
+    assert all(count == 1 for count in running.values()), running
 
 
 def _is_crash(error: BaseException) -> bool:
@@ -132,6 +158,8 @@ def check(world: Installation, scenario: Scenario) -> None:
         attempts = world.attempts(job_id)
         assert [each["number"] for each in attempts] == list(range(1, scenario.attempts + 1))
         assert job["ran_attempts"] == scenario.attempts
+        costs = [attempt["cost_usd"] for attempt in attempts]
+        assert job["cost_usd"] == pytest.approx(sum(costs))
         for attempt in attempts:
             lines = world.lines(job_id, attempt["number"])
             count = scenario.lines[attempt["number"]]
@@ -157,7 +185,7 @@ async def test_a_death_behind_any_effect_changes_nothing(
     await live(world, scenario)
     check(world, scenario)
     deaths = min(len(undisturbed.effects), scenario.deaths_max)
-    for blow_at in range(1, deaths + 1):
+    for blow_at in range(scenario.deaths_min, deaths + 1):
         fuse = Fuse(blow_at)
         world.start_over(seed=blow_at, wrap=fuse.around)
         try:

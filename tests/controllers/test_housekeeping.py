@@ -6,6 +6,7 @@ import pytest
 
 from dstackd import protocol
 from dstackd.core.instance import InstanceState
+from dstackd.core.lifecycle import is_current, our_rules
 from dstackd.protocol import InboxEvent
 from dstackd.simulated.faults import Script
 from tests.builders import a_request, spec_json
@@ -149,3 +150,28 @@ async def test_old_log_files_are_removed(world: Installation) -> None:
     await world.daemon.retention.step()
     assert world.lines() == []
     assert world.job()["phase"] == "succeeded"
+
+
+async def test_the_bucket_has_its_rules_from_the_start(world: Installation) -> None:
+    """Set in the first pass, looked at once a day, mended when somebody took them away."""
+    await world.daemon.retention.step()
+    assert is_current(world.cloud.bucket.rules, our_rules())
+    world.cloud.bucket.rules = []
+    await world.daemon.retention.step()
+    assert world.cloud.bucket.rules == []
+    world.clock.advance(86_400.0)
+    await world.daemon.retention.step()
+    assert is_current(world.cloud.bucket.rules, our_rules())
+    assert world.cloud.calls["PutBucketLifecycleConfiguration"] == 2
+
+
+async def test_a_bucket_that_may_not_have_rules_is_a_warning(world: Installation) -> None:
+    """The daemon works without them, says what is wrong and what to do, asks again a day later, and then it is well."""
+    world.cloud.faults.deny["PutBucketLifecycleConfiguration"] = 1
+    await world.daemon.retention.step()
+    await world.daemon.retention.step()
+    assert world.cloud.calls["PutBucketLifecycleConfiguration"] == 1
+    assert "UnauthorizedOperation: not allowed" in world.daemon.vitals.bucket_rules_problem
+    world.clock.advance(86_400.0)
+    await world.daemon.retention.step()
+    assert world.daemon.vitals.bucket_rules_problem == ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dstackd.core.action import RequestStop, Terminate
@@ -11,7 +13,7 @@ from dstackd.core.job import Attempt, Job
 from dstackd.core.limits import Limits
 from dstackd.core.phase import HAS_MACHINE, Outcome, Phase, Reason
 from dstackd.errors import InvariantError
-from dstackd.spec.model import JobSpec
+from dstackd.spec.model import JobSpec, RetryCause, RetryPolicy
 from tests.builders import NOW_MS, a_job, an_attempt
 
 LIMITS = Limits()
@@ -199,6 +201,8 @@ def test_a_runner_that_fails_while_the_job_runs_has_lost_it() -> None:
         ("stopped", Outcome.CANCELLED),
         ("timed_out", Outcome.TIMED_OUT),
         ("interrupted", Outcome.INTERRUPTED),
+        ("silence", Outcome.LOST),
+        ("oom", Outcome.EXITED),
         ("a cause of a newer runner", Outcome.EXITED),
     ],
 )
@@ -221,6 +225,26 @@ def test_sealing_is_bounded() -> None:
     job = a_job(phase=Phase.SEALING, phase_since_ms=ago(3600))
     decision = next_step(job, EXITED)
     assert (decision.phase, decision.reason) == (Phase.TERMINATING, Reason.SEAL_TIMEOUT)
+
+
+def test_a_machine_that_falls_silent_while_it_seals_is_given_up() -> None:
+    """A long upload has its heartbeats; a machine without any is not paid for until the bound of the sealing."""
+    job = a_job(phase=Phase.SEALING, phase_since_ms=ago(1000))
+    quiet = replace(EXITED, heartbeat_at_ms=ago(299))
+    assert next_step(job, quiet) == STAY
+    silent = replace(EXITED, heartbeat_at_ms=ago(300))
+    decision = next_step(job, silent)
+    assert (decision.phase, decision.outcome) == (Phase.TERMINATING, Outcome.EXITED)
+    assert decision.reason is Reason.MACHINE_LOST
+    just_now = replace(silent, heartbeat_at_ms=0)
+    assert next_step(a_job(phase=Phase.SEALING, phase_since_ms=ago(299)), just_now) == STAY
+
+
+def test_commands_that_never_began_have_no_lines_to_wait_for() -> None:
+    """The machine said so: the next one is launched as soon as this one is gone."""
+    job = a_job(phase=Phase.TERMINATING, phase_since_ms=ago(1), ran_attempts=0)
+    failed = an_attempt(outcome=Outcome.BOOT_FAILED, failed_stage="inputs", failed_message="gone")
+    assert next_step(job, failed, GONE).phase is Phase.QUEUED
 
 
 def test_a_machine_is_asked_to_go_until_it_goes() -> None:
@@ -278,3 +302,44 @@ def test_an_attempt_that_is_retried_leaves_no_exit_code() -> None:
     attempt = an_attempt(outcome=Outcome.INTERRUPTED, exit_code=143, log_lines_sent=0)
     decision = next_step(ENDS, attempt, GONE)
     assert (decision.phase, decision.exit_code) == (Phase.QUEUED, None)
+
+
+def after_last_word(exit_cause: str, exit_code: int) -> Decision:
+    """What follows from the last word of a job that is tried again whatever happens."""
+    spec = JobSpec(commands=("true",), retry=RetryPolicy(frozenset(RetryCause), 5))
+    done = replace(EXITED, done_at_ms=ago(1), exit_cause=exit_cause, exit_code=exit_code)
+    return next_step(a_job(phase=Phase.SEALING, spec=spec), done)
+
+
+@pytest.mark.parametrize(
+    ("cause", "exit_code", "outcome"),
+    [
+        ("interrupted", 143, Outcome.INTERRUPTED),
+        ("silence", 143, Outcome.LOST),
+        ("exit", 7, Outcome.EXITED),
+    ],
+)
+def test_the_next_attempt_does_not_wait_for_the_old_machine(
+    cause: str, exit_code: int, outcome: Outcome
+) -> None:
+    """After a machine's last word nothing runs there: the job is queued at once, the machine is asked to go."""
+    decision = after_last_word(cause, exit_code)
+    assert (decision.phase, decision.outcome) == (Phase.QUEUED, outcome)
+    assert decision.reason is Reason.RETRY
+    assert decision.actions == TERMINATE
+    assert decision.exit_code is None
+
+
+@pytest.mark.parametrize(("cause", "exit_code"), [("exit", 0), ("stopped", 143), ("timed_out", 1)])
+def test_a_last_word_that_nothing_follows_is_waited_out(cause: str, exit_code: int) -> None:
+    """The job's end needs the machine's."""
+    assert after_last_word(cause, exit_code).phase is Phase.TERMINATING
+
+
+def test_a_job_ends_after_all_its_machines() -> None:
+    """The last attempt's machine is gone, an earlier one's not yet: not the end; another attempt may begin."""
+    gone = an_attempt(outcome=Outcome.EXITED, exit_code=0, log_lines_sent=0)
+    waits = a_job(phase=Phase.TERMINATING, leaving=1)
+    assert next_step(waits, gone, GONE) == STAY
+    taken = an_attempt(outcome=Outcome.INTERRUPTED, log_lines_sent=0)
+    assert next_step(waits, taken, GONE).phase is Phase.QUEUED

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +20,7 @@ LIMITS = Limits()
 
 moments = st.integers(NOW_MS - 8_000_000, NOW_MS + 1000)
 maybe = st.none() | moments
-texts = st.sampled_from(["", "exit", "stopped", "timed_out", "interrupted", "nonsense"])
+texts = st.sampled_from(["", "exit", "stopped", "timed_out", "interrupted", "silence", "nonsense"])
 counts = st.integers(0, 6)
 policies = st.builds(
     RetryPolicy,
@@ -50,6 +52,7 @@ jobs = st.builds(
     cancel_requested=st.booleans(),
     submitted_at_ms=moments,
     phase_since_ms=moments,
+    leaving=st.integers(0, 2),
 )
 attempts = st.builds(
     Attempt,
@@ -64,6 +67,7 @@ attempts = st.builds(
     outcome=st.sampled_from(Outcome),
     exit_code=st.none() | st.integers(0, 255),
     exit_cause=texts,
+    exit_signal=texts,
     booted_at_ms=maybe,
     started_at_ms=maybe,
     notice_at_ms=maybe,
@@ -108,11 +112,42 @@ def test_every_combination_has_a_legal_next_step(
 
 @given(jobs, attempts, observations)
 def test_an_end_needs_a_machine_that_is_over(job: Job, attempt: Attempt, seen: Observation) -> None:
-    """Terminal phases and new attempts come from terminating only, with the machine seen gone or absent."""
+    """Terminal phases come from terminating only, with every machine of the job seen gone or absent."""
     decision = next_step(job, attempt, seen)
-    if decision.phase in TERMINAL or decision.phase is Phase.QUEUED:
+    if decision.phase in TERMINAL:
         assert job.phase is Phase.TERMINATING
         assert seen.over
+        assert job.leaving == 0
+
+
+@given(jobs, attempts, observations)
+def test_another_attempt_needs_a_machine_that_runs_nothing(
+    job: Job, attempt: Attempt, seen: Observation
+) -> None:
+    """At most one attempt of a job runs: the one before is over in EC2's eyes, or by its machine's own last word."""
+    decision = next_step(job, attempt, seen)
+    if decision.phase is not Phase.QUEUED:
+        return
+    if job.phase is Phase.SEALING:
+        assert attempt.done_at_ms is not None
+        assert decision.actions == (Terminate("i-1"),)
+    else:
+        assert job.phase is Phase.TERMINATING
+        assert seen.over
+
+
+@given(jobs, attempts, observations)
+def test_a_last_word_means_the_same_sooner_and_later(
+    job: Job, attempt: Attempt, seen: Observation
+) -> None:
+    """Whether another attempt follows does not depend on when the machine is seen gone."""
+    sealing = replace(job, phase=Phase.SEALING, leaving=0)
+    at_once = next_step(sealing, replace(attempt, done_at_ms=NOW_MS, outcome=None), seen)
+    assert at_once.outcome is not None
+    later = replace(attempt, outcome=at_once.outcome, log_lines_sent=0)
+    ends = replace(job, phase=Phase.TERMINATING, leaving=0)
+    then = next_step(ends, later, Observation(Seen.GONE))
+    assert (at_once.phase is Phase.QUEUED) == (then.phase is Phase.QUEUED)
 
 
 @given(jobs, attempts)
@@ -159,7 +194,9 @@ def test_attempts_are_bounded(job: Job, attempt: Attempt, seen: Observation) -> 
     if decision.phase is not Phase.QUEUED:
         return
     assert not job.cancel_requested
-    if attempt.outcome in {Outcome.BOOT_FAILED, Outcome.BOOT_TIMEOUT, Outcome.NO_CAPACITY}:
+    outcome = decision.outcome or attempt.outcome
+    never_ran = attempt.started_at_ms is None and outcome is not Outcome.EXITED
+    if never_ran or outcome in {Outcome.BOOT_FAILED, Outcome.BOOT_TIMEOUT, Outcome.NO_CAPACITY}:
         assert job.boot_failures + 1 < LIMITS.boot_failures_max
     else:
         assert job.ran_attempts < job.spec.retry.max_attempts
@@ -189,10 +226,13 @@ def test_an_interruption_is_retried_exactly_when_the_spec_allows(
 def test_every_end_of_an_attempt_has_an_outcome(
     job: Job, attempt: Attempt, seen: Observation
 ) -> None:
-    """A job enters terminating with an outcome, and with its machine asked to go."""
+    """A job leaves its attempt with an outcome, and with its machine asked to go."""
     decision = next_step(job, attempt, seen)
-    assert (decision.phase is Phase.TERMINATING) == (decision.outcome is not None)
-    if decision.phase is Phase.TERMINATING:
+    leaves = decision.phase is Phase.TERMINATING or (
+        decision.phase is Phase.QUEUED and job.phase is Phase.SEALING
+    )
+    assert leaves == (decision.outcome is not None)
+    if leaves:
         assert decision.actions == (Terminate("i-1"),)
 
 
@@ -215,7 +255,7 @@ def test_time_alone_ends_every_wait(job: Job, attempt: Attempt, seen: Observatio
     decision = decide(job, attempt, seen, limits=LIMITS, now_ms=later_ms)
     silent = attempt.heartbeat_at_ms is not None
     leaving = job.phase is Phase.TERMINATING and seen.seen is Seen.LEAVING
-    if silent and not leaving and not a_pending_stop(job, attempt):
+    if silent and not leaving and not job.leaving and not a_pending_stop(job, attempt):
         assert decision.phase is not None or decision.actions
 
 

@@ -13,7 +13,8 @@ from dstackd.core.cost import machine_cost_usd
 from dstackd.core.instance import Instance, InstanceState, Seen, Snapshot
 from dstackd.core.observe import VISIBILITY_GRACE_MS, observe
 from dstackd.core.orphan import ORPHAN_GRACE_MS, find_orphans
-from dstackd.core.phase import HAS_MACHINE, TERMINAL, TRANSITIONS, Phase
+from dstackd.core.phase import HAS_MACHINE, TERMINAL, TRANSITIONS, Phase, Reason
+from dstackd.core.waiting import Wait, while_leaving
 from tests.builders import NOW_MS, a_job, an_instance
 
 
@@ -127,3 +128,15 @@ def test_the_table_of_moves_is_sound() -> None:
             front = {after for phase in front for after in TRANSITIONS[phase]} - reached
             reached |= front
         assert reached & TERMINAL
+
+
+def test_a_job_does_not_end_before_its_machines() -> None:
+    """An end becomes a wait that the machine's end wakes; what waits anyway is told nothing else."""
+    end = Wait(Phase.FAILED, Reason.BUDGET_EXHAUSTED, "no money")
+    leaves, alone = a_job(phase=Phase.QUEUED, leaving=1), a_job(phase=Phase.QUEUED)
+    wait = while_leaving(leaves, end)
+    assert (wait.phase, wait.reason, wait.retry_s) == (None, Reason.BUDGET_EXHAUSTED, None)
+    assert "has to be gone" in wait.message
+    assert while_leaving(alone, end) == end
+    stays = Wait(None, Reason.LIMIT_REACHED, "no room", retry_s=3.0)
+    assert while_leaving(leaves, stays) == stays

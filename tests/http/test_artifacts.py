@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from aiohttp import ClientPayloadError
 
@@ -12,7 +16,13 @@ from tests.http.world import World, get, running
 
 
 def seal(
-    world: World, job_id: str, attempt: int, files: dict[str, bytes], *, verdict: str = "complete"
+    world: World,
+    job_id: str,
+    attempt: int,
+    files: dict[str, bytes],
+    *,
+    verdict: str = "complete",
+    key_of: Callable[[str, int], str] = protocol.manifest_key,
 ) -> None:
     """Put files by path, and their manifest."""
     for path, content in files.items():
@@ -22,7 +32,13 @@ def seal(
         for path, content in files.items()
     )
     manifest = artifact_manifest.encode(Manifest(job_id, attempt, verdict, tuple(listed)))
-    world.bucket.objects[protocol.manifest_key(job_id, attempt)] = manifest
+    world.bucket.objects[key_of(job_id, attempt)] = manifest
+
+
+def upload_so_far(world: World, job_id: str, attempt: int, files: dict[str, bytes]) -> None:
+    """What a machine does while the commands run."""
+    key_of = protocol.partial_manifest_key
+    seal(world, job_id, attempt, files, verdict="partial", key_of=key_of)
 
 
 async def a_job(world: World, *, attempts: int = 1) -> str:
@@ -167,3 +183,85 @@ async def test_a_manifest_is_read_once() -> None:
         for n in range(20):
             assert await pull(world, job_id, path=f"f{n}") == (200, b"x")
         assert world.bucket.gets == 20 + 1
+
+
+async def test_what_is_uploaded_so_far() -> None:
+    """A running attempt shows what it has, says that it is not sealed, and the sealed one before it can still be asked for."""
+    async with running() as world:
+        job_id = await a_job(world, attempts=2)
+        seal(world, job_id, 1, {"a": b"first"})
+        path = f"/v1/jobs/{job_id}/artifacts"
+        assert (await get(world.api, path))[1]["attempt"] == 1
+        upload_so_far(world, job_id, 2, {"a": b"now", "b": b"1"})
+        _, answer = await get(world.api, path)
+        assert (answer["attempt"], answer["sealed"], len(answer["files"])) == (2, False, 2)
+        assert (await get(world.api, path, attempt=1))[1]["sealed"] is True
+        assert await pull(world, job_id, path="b") == (200, b"1")
+        seal(world, job_id, 2, {"a": b"end", "b": b"12", "c": b""})
+        _, answer = await get(world.api, path)
+        assert (answer["attempt"], answer["sealed"], len(answer["files"])) == (2, True, 3)
+        assert await pull(world, job_id, path="b") == (200, b"12")
+
+
+async def test_a_list_is_new_and_stays_for_a_while() -> None:
+    """Each list of a running attempt is read anew; the contents that are fetched after it go by it, a few seconds long."""
+    async with running() as world:
+        job_id = await a_job(world)
+        upload_so_far(world, job_id, 1, {f"f{n}": b"x" for n in range(20)})
+        await get(world.api, f"/v1/jobs/{job_id}/artifacts")
+        gets = world.bucket.gets
+        for n in range(20):
+            assert await pull(world, job_id, path=f"f{n}") == (200, b"x")
+        assert world.bucket.gets - gets == 20
+        upload_so_far(world, job_id, 1, {"new": b"y"})
+        assert (await pull(world, job_id, path="new"))[0] == 404
+        world.clock.ahead_s += 6
+        assert await pull(world, job_id, path="new") == (200, b"y")
+        upload_so_far(world, job_id, 1, {"newer": b"z"})
+        _, answer = await get(world.api, f"/v1/jobs/{job_id}/artifacts")
+        assert [file["path"] for file in answer["files"]] == ["newer"]
+
+
+async def test_a_replaced_file_is_refused() -> None:
+    """An object that has grown since it was listed is not sent as what was listed: list again."""
+    async with running() as world:
+        job_id = await a_job(world)
+        upload_so_far(world, job_id, 1, {"log": b"12"})
+        assert await pull(world, job_id, path="log") == (200, b"12")
+        world.bucket.objects[protocol.artifact_key(job_id, 1, "log")] = b"123"
+        status, answer = await get(world.api, f"/v1/jobs/{job_id}/artifacts/content", path="log")
+        assert (status, answer["error"]["code"]) == (409, "artifact_replaced")
+
+
+async def verified(world: World, job_id: str) -> list[dict[str, Any]]:
+    """The lines of a check."""
+    async with world.api.get(f"/v1/jobs/{job_id}/artifacts/verify") as response:
+        return [json.loads(line) for line in (await response.text()).splitlines()]
+
+
+async def test_a_check_tells_each_problem() -> None:
+    """More files than are looked at together: the head, the problems in order, how far it is, the end."""
+    async with running() as world:
+        job_id = await a_job(world)
+        files = {f"f{number:03d}": b"x" * number for number in range(50)}
+        seal(world, job_id, 1, files)
+        del world.bucket.objects[protocol.artifact_key(job_id, 1, "f003")]
+        world.bucket.objects[protocol.artifact_key(job_id, 1, "f040")] = b"y" * 40
+        head, *lines, end = await verified(world, job_id)
+    assert head == {"attempt": 1, "verdict": "complete", "sealed": True, "files": 50, "bytes": 1225}
+    assert [line["path"] for line in lines if "path" in line] == ["f003", "f040"]
+    assert [line["checked"] for line in lines if "checked" in line] == [16, 32, 48, 50]
+    assert end == {"done": True, "checked": 50, "problems": 2, "read_bytes": 1222}
+
+
+async def test_a_check_that_breaks_off_says_why() -> None:
+    """What AWS refuses in the middle is the last line, and no verdict."""
+    async with running() as world:
+        job_id = await a_job(world)
+        seal(world, job_id, 1, {"a": b"x"})
+        await get(world.api, f"/v1/jobs/{job_id}/artifacts")
+        world.bucket.error = Unauthorized(
+            "AccessDenied", "no", operation="HeadObject", advice="ask"
+        )
+        _, end = await verified(world, job_id)
+    assert end == {"error": "HeadObject: AccessDenied: no; ask"}

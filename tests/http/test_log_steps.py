@@ -20,13 +20,20 @@ from dstackd.store.queries import AttemptProgress, LogProgress
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 SENT = st.none() | st.integers(0, 5)
+VERDICT = st.sampled_from(["", "complete"])
 
 
 @st.composite
 def progresses(draw: st.DrawFn) -> LogProgress:
     count = draw(st.integers(0, 3))
     attempts = tuple(
-        AttemptProgress(number, draw(st.booleans()), draw(st.booleans()), draw(SENT))
+        AttemptProgress(
+            number,
+            started=draw(st.booleans()),
+            ended=draw(st.booleans()),
+            lines_sent=draw(SENT),
+            verdict=draw(VERDICT),
+        )
         for number in range(1, count + 1)
     )
     return LogProgress("running", None, "", None, draw(st.booleans()), attempts)

@@ -17,12 +17,14 @@ from aiohttp import ClientSession, TCPConnector, UnixConnector
 from typing_extensions import override
 
 from dstackd.clock import SystemClock
+from dstackd.core.lifecycle import Rule
+from dstackd.core.log_verdict import log_verdict
 from dstackd.core.plan_view import PlanView
 from dstackd.errors import CloudError, NotFound, PreconditionFailed
 from dstackd.http.context import HttpContext
 from dstackd.http.server import Listening, serve
 from dstackd.log_files import LogFiles, StoredLine
-from dstackd.ports import ObjectHead
+from dstackd.ports import ObjectFacts, ObjectHead
 from dstackd.spec.model import JobSpec
 from dstackd.store import migrate
 from dstackd.store.engine import open_database
@@ -49,6 +51,21 @@ class MemoryBucket:
     objects: dict[str, bytes] = field(default_factory=dict)
     error: CloudError | None = None
     gets: int = 0
+    checksums: dict[str, str] = field(default_factory=dict)
+    """What S3 has compared the whole object with, in hexadecimal."""
+    metadata: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    async def facts(self, key: str) -> ObjectFacts:
+        body = await self.get(key)
+        self.gets -= 1
+        checksum, metadata = self.checksums.get(key, ""), self.metadata.get(key, {})
+        return ObjectFacts(len(body), 0, checksum, metadata)
+
+    async def renew(self, key: str) -> None:
+        await self.get(key)
+
+    async def ensure_rules(self, _ours: Sequence[Rule]) -> bool:
+        return False
 
     async def get(self, key: str) -> bytes:
         self.gets += 1
@@ -135,10 +152,14 @@ class World:
         await self.sql("UPDATE job SET attempt = ? WHERE id = ?", number, job_id)
 
     async def end_attempt(self, job_id: str, number: int, *, lines_sent: int | None) -> None:
-        """The attempt's machine is gone."""
+        """The attempt's machine is gone; so many lines as are stored have arrived."""
+        stored = self.log_files.end(job_id, number)
+        seen = stored.last_n - stored.missing
+        verdict = log_verdict(sent=lines_sent, seen=seen, over_quota=0, lost=0)
         await self.sql(
-            "UPDATE attempt SET ended_at_ms = 9, log_lines_sent = ? WHERE job_id = ? AND number = ?",
-            *(lines_sent, job_id, number),
+            "UPDATE attempt SET ended_at_ms = 9, log_lines_sent = ?, log_lines_seen = ?, log_verdict = ?"
+            " WHERE job_id = ? AND number = ?",
+            *(lines_sent, seen, verdict, job_id, number),
         )
 
     async def finish_job(self, job_id: str, phase: str = "succeeded", exit_code: int = 0) -> None:

@@ -118,6 +118,7 @@ class Project:
         spot: bool = False,
         runner_sha256: str = "",
         document: bytes | None = None,
+        silence_timeout_s: float = 60.0,
     ) -> list[str]:
         """One RunInstances call for the jobs, by their indexes; instance ids in that order."""
         launch_id = f"launch-{next(_numbers)}"
@@ -130,6 +131,7 @@ class Project:
                 heartbeat_s=0.5,
                 watch_s=0.2,
                 log_flush_s=0.2,
+                silence_timeout_s=silence_timeout_s,
             )
         )
         self.put(protocol.launch_key(launch_id), content)
@@ -226,30 +228,46 @@ def kinds(events: Sequence[InboxEvent]) -> list[str]:
     return [event.kind for event in events]
 
 
+def make_profile(cloud: LocalCloud) -> None:
+    """The role of the machines."""
+    iam = make_client("iam", cloud.endpoint_url)
+    trust = {"Version": "2012-10-17", "Statement": []}
+    iam.create_role(RoleName=PROFILE, AssumeRolePolicyDocument=json.dumps(trust))
+    iam.create_instance_profile(InstanceProfileName=PROFILE)
+    iam.add_role_to_instance_profile(InstanceProfileName=PROFILE, RoleName=PROFILE)
+
+
+def make_project(cloud: LocalCloud) -> Project:
+    """A fresh bucket with its log groups."""
+    project = Project(cloud, f"bucket-{next(_numbers)}")
+    project.client("s3").create_bucket(Bucket=project.bucket)
+    for group in (protocol.job_log_group, protocol.runner_log_group):
+        project.client("logs").create_log_group(logGroupName=group(project.bucket))
+    return project
+
+
+def terminate_left(project: Project) -> None:
+    """End the project's machines that have not ended themselves."""
+    left = [
+        view["instance_id"]
+        for view in project.cloud.control.machines()
+        if view["state"] in {"pending", "running"}
+        and view["tags"].get(protocol.TAG_BUCKET) == project.bucket
+    ]
+    if left:
+        project.client("ec2").terminate_instances(InstanceIds=left)
+
+
 @pytest.fixture(scope="session")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
     with start_local_cloud(tmp_path_factory.mktemp("cloud")) as running:
-        iam = make_client("iam", running.endpoint_url)
-        trust = {"Version": "2012-10-17", "Statement": []}
-        iam.create_role(RoleName=PROFILE, AssumeRolePolicyDocument=json.dumps(trust))
-        iam.create_instance_profile(InstanceProfileName=PROFILE)
-        iam.add_role_to_instance_profile(InstanceProfileName=PROFILE, RoleName=PROFILE)
+        make_profile(running)
         yield running
 
 
 @pytest.fixture
 def project(cloud: LocalCloud) -> Iterator[Project]:
     """A fresh bucket; its machines are ended after the test."""
-    project = Project(cloud, f"bucket-{next(_numbers)}")
-    project.client("s3").create_bucket(Bucket=project.bucket)
-    for group in (protocol.job_log_group, protocol.runner_log_group):
-        project.client("logs").create_log_group(logGroupName=group(project.bucket))
+    project = make_project(cloud)
     yield project
-    left = [
-        view["instance_id"]
-        for view in cloud.control.machines()
-        if view["state"] in {"pending", "running"}
-        and view["tags"].get(protocol.TAG_BUCKET) == project.bucket
-    ]
-    if left:
-        project.client("ec2").terminate_instances(InstanceIds=left)
+    terminate_left(project)

@@ -164,13 +164,14 @@ class Asked:
 
 
 class ScriptedServer(ThreadingHTTPServer):
-    """Gives the answers it was given, then 200 without a body."""
+    """Gives the answers it was given, then `always`: 200 without a body."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Reciter)
         self.answers: list[Canned] = []
+        self.always = Canned()
         self.asked: list[Asked] = []
         self.connections = 0
 
@@ -192,7 +193,7 @@ class _Reciter(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("content-length", 0)))
         headers = {name.lower(): text for name, text in self.headers.items()}
         self.server.asked.append(Asked(self.command, self.path, headers))
-        answer = self.server.answers.pop(0) if self.server.answers else Canned()
+        answer = self.server.answers.pop(0) if self.server.answers else self.server.always
         self.send_response_only(answer.status)
         for name, text in answer.headers.items():
             self.send_header(name, text)

@@ -87,7 +87,7 @@ def test_a_manifest_equals_the_disk_and_comes_back(
     assert (sealed.verdict, sealed.files) == ("complete", len(on_disk))
     assert sealed.size_bytes == manifest.size_bytes
     after = a_job(job_id=job.job_id, attempt=2, resume_from=(1,))
-    restore_attempt(after, job_dir=str(target), bucket=bucket, journal=Journal())
+    assert restore_attempt(after, job_dir=str(target), bucket=bucket, say=print) == 1
     assert contents(target) == on_disk
 
 
@@ -159,25 +159,26 @@ def test_a_file_that_cannot_be_read_makes_the_set_partial(
 
 
 def test_a_name_that_is_not_utf8_is_skipped_and_said(bucket: Bucket, tmp_path: Path) -> None:
-    """S3 has no key for it; the message shows the name's bytes."""
+    """S3 has no key for it; the message shows the name's bytes, and the set is not complete."""
     try:
         (tmp_path / os.fsdecode(b"caf\xe9")).write_text("x")
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
     sealed = seal_folder(a_job(artifacts=("*",)), tmp_path, bucket)
-    assert sealed.message == "skipped 1: caf\\xe9: the name is not UTF-8"
+    assert sealed.message == "lost 1: caf\\xe9: the name is not UTF-8, and S3 has no key for it"
+    assert sealed.verdict == "partial"
 
 
 def test_a_manifest_is_written_once(project: Project, bucket: Bucket, tmp_path: Path) -> None:
-    """The same again is no error (a lost answer); another set does not replace the sealed one."""
+    """A runner that begins again finds the set sealed, says so, and touches none of its objects."""
     (tmp_path / "file").write_text("first")
     job = a_job(artifacts=("file",))
     assert seal_folder(job, tmp_path, bucket).verdict == "complete"
-    assert seal_folder(job, tmp_path, bucket).verdict == "complete"
     (tmp_path / "file").write_text("second")
     sealed = seal_folder(job, tmp_path, bucket)
-    assert (sealed.verdict, sealed.files) == ("failed", 0)
-    assert project.manifest(job).files[0].sha256 == protocol.sha256_hex(b"first")
+    assert (sealed.verdict, sealed.files, sealed.size_bytes) == ("complete", 1, 5)
+    assert "sealed before" in sealed.message
+    assert project.get(protocol.artifact_key(job.job_id, 1, "file")) == b"first"
 
 
 def test_an_interrupted_set_is_partial(project: Project, bucket: Bucket, tmp_path: Path) -> None:

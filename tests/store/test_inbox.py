@@ -18,12 +18,12 @@ from tests.store.rows import accept, answer, boot, intend
 LIFE = [
     InboxEvent("i-1", 1, protocol.BOOTED, "job-1", 1, ("1.0",)),
     InboxEvent("i-1", 2, protocol.STARTED, "job-1", 1),
-    InboxEvent("i-1", 3, protocol.EXITED, "job-1", 1, ("7", "exit")),
+    InboxEvent("i-1", 3, protocol.EXITED, "job-1", 1, ("137", "oom", "SIGKILL")),
     InboxEvent("i-1", 4, protocol.SEALED, "job-1", 1, ("complete", "2", "300", "")),
     InboxEvent("i-1", 5, protocol.DONE, "job-1", 1, ("12", "340")),
 ]
 FACTS = (
-    *("booted_at_ms", "started_at_ms", "exited_at_ms", "exit_code", "exit_cause"),
+    *("booted_at_ms", "started_at_ms", "exited_at_ms", "exit_code", "exit_cause", "exit_signal"),
     *("seal_verdict", "artifact_files", "artifact_bytes", "log_lines_sent", "log_bytes_sent"),
 )
 
@@ -44,7 +44,10 @@ async def facts(database: Database) -> tuple[object, ...]:
     return tuple(attempt[name] for name in FACTS)
 
 
-EXPECTED = (NOW_MS + 1, NOW_MS + 2, NOW_MS + 3, 7, "exit", "complete", 2, 300, 12, 340)
+EXPECTED = (
+    *(NOW_MS + 1, NOW_MS + 2, NOW_MS + 3, 137, "oom", "SIGKILL"),
+    *("complete", 2, 300, 12, 340),
+)
 
 
 async def test_a_life_is_recorded_and_wakes_the_job(either: Database) -> None:
@@ -129,3 +132,14 @@ async def test_a_figure_that_is_none_is_left_out(figure: str, either: Database) 
     known = 3 if figure == "٣" else None
     assert (attempt["exit_code"], attempt["log_lines_sent"]) == (known, known)
     assert (await rows.job(either))["ran_attempts"] == 1
+
+
+async def test_a_recommendation_is_a_fact_of_the_attempt(either: Database) -> None:
+    """The first one counts; it is in the history."""
+    await boot(either)
+    first = InboxEvent("i-1", 1, protocol.REBALANCE, "job-1", 1, ("2026-01-02T03:04:05Z",))
+    assert await tell(either, first) == [Receipt.RECORDED]
+    assert await tell(either, first, at_ms=NOW_MS + 5000) == [Receipt.RECORDED]
+    assert (await rows.attempt(either))["rebalance_at_ms"] == NOW_MS + 1
+    events = await rows.rows(either, "SELECT message FROM event WHERE kind = 'machine_rebalance'")
+    assert events == [{"message": "2026-01-02T03:04:05Z"}]

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dstackd.store import jobs, launches, logs, machines, watch
+from dstackd.store import inputs, jobs, launches, leaving, logs, machines, watch
 from dstackd.store.engine import Database
 from tests.builders import NOW_MS
 
@@ -24,12 +24,16 @@ READS: dict[str, tuple[Read, str]] = {
     "submissions": (lambda c: jobs.submissions(c, count_max=200), "job_submitted"),
     "queued": (lambda c: jobs.queued_jobs(c, due_at_ms=NOW_MS, count_max=100), "job_queued"),
     "to stage": (jobs.jobs_to_stage, "job_queued"),
+    "needed inputs": (inputs.needed_digests, "job_live"),
+    "queued with inputs": (lambda c: inputs.queued_with(c, {"a"}), "job_queued"),
     "due": (lambda c: jobs.ids_with_machines(c, due_at_ms=NOW_MS), "job_live"),
     "with machines": (jobs.ids_with_machines, "job_live"),
     "open launches": (launches.open_launches, "launch_open"),
     "live machines": (machines.live_machines, "machine_live"),
     "anything live": (machines.anything_live, "machine_live"),
-    "needed": (machines.needed, "attempt_ended"),
+    "leaving": (leaving.leaving_attempts, "attempt_ended"),
+    "with attempts": (lambda c: jobs.jobs_with_machines(c, ["job-1"]), "sqlite_autoindex_attempt"),
+    "needed": (lambda c: machines.needed(c, now_ms=NOW_MS), "attempt_ended"),
     "wanted logs": (lambda c: logs.wanted_logs(c, ended_after_ms=NOW_MS), "attempt_ended"),
 }
 

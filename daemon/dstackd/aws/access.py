@@ -34,6 +34,8 @@ class AwsAccess:
     image_name: str = "ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-{arch}-server-*"
     """The newest image of this owner and name is booted; `{arch}` is amd64 or arm64. The default is Ubuntu 24.04
     of Canonical. The owner is pinned: a name alone could be anybody's image."""
+    input_buckets: tuple[str, ...] = ()
+    """Buckets that the machines' role may list and read, beside our prefix of its own."""
     images: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     ec2_limits: Ec2Limits = field(default_factory=Ec2Limits)
 

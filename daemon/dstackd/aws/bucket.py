@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anyio import to_thread
 
+from dstackd.aws import lifecycle
 from dstackd.aws.api import Api
-from dstackd.aws.multipart import PART_BYTES, upload
+from dstackd.aws.multipart import PART_BYTES, copy, upload
 from dstackd.aws.translation import refusal, translating
 from dstackd.aws.untyped import Untyped
+from dstackd.core.lifecycle import Rule
 from dstackd.errors import CloudError, NotFound
-from dstackd.ports import Bucket, ObjectHead
+from dstackd.ports import Bucket, ObjectFacts, ObjectHead
 
 KEYS_A_DELETE_MAX = 1000
 """S3's limit for DeleteObjects."""
+COPY_BYTES_MAX = 5 * 1024**3
+"""S3's limit for CopyObject and for one part of a multipart upload."""
 _CHUNK_BYTES = 262_144
 
 
 class S3Bucket:
     """One bucket. S3 has been strongly consistent for reads, writes and lists since 2020."""
 
-    def __init__(self, s3: Api, *, name: str, part_bytes: int = PART_BYTES) -> None:
-        """`part_bytes`: files up to this size go in one PUT, larger ones in parts of it (5 MiB at least)."""
+    def __init__(
+        self,
+        s3: Api,
+        *,
+        name: str,
+        part_bytes: int = PART_BYTES,
+        copy_bytes_max: int = COPY_BYTES_MAX,
+    ) -> None:
+        """`part_bytes`: files up to this size go in one PUT, larger ones in parts of it (5 MiB at least).
+        `copy_bytes_max`: larger objects are copied in parts of this size.
+        """
         self._s3 = s3
         self._name = name
         self._part_bytes = part_bytes
+        self._copy_bytes_max = copy_bytes_max
 
     async def put(self, key: str, body: bytes, *, only_if_new: bool = False) -> None:
         """See `ports.Bucket`. When an answer was lost on the way, PreconditionFailed may be due to our own write."""
@@ -56,6 +71,39 @@ class S3Bucket:
         except NotFound:
             return False
         return True
+
+    async def facts(self, key: str) -> ObjectFacts:
+        """See `ports.Bucket`. A multipart object, whose ETag ends in the number of its parts, has a SHA-256 of its parts'
+        only, which says nothing of the whole (S3 User Guide, "Checking object integrity").
+        """
+        answer = await self._s3.call(
+            "HeadObject", Bucket=self._name, Key=key, ChecksumMode="ENABLED"
+        )
+        checksum = str(answer.get("ChecksumSHA256") or "")
+        composite = answer.get("ChecksumType") == "COMPOSITE" or "-" in answer["ETag"]
+        return ObjectFacts(
+            size_bytes=int(answer["ContentLength"]),
+            modified_at_ms=int(answer["LastModified"].timestamp() * 1000),
+            sha256="" if composite else base64.b64decode(checksum).hex(),
+            metadata={name.lower(): value for name, value in answer.get("Metadata", {}).items()},
+        )
+
+    async def renew(self, key: str) -> None:
+        """See `ports.Bucket`. S3 copies an object onto itself only if something of it is said to change."""
+        size_bytes = (await self.facts(key)).size_bytes
+        if size_bytes > self._copy_bytes_max:
+            bound = self._copy_bytes_max
+            await copy(
+                self._s3, bucket=self._name, key=key, size_bytes=size_bytes, part_bytes=bound
+            )
+            return
+        await self._s3.call(
+            "CopyObject",
+            Bucket=self._name,
+            Key=key,
+            CopySource={"Bucket": self._name, "Key": key},
+            MetadataDirective="REPLACE",
+        )
 
     async def get(self, key: str) -> bytes:
         """See `ports.Bucket`."""
@@ -92,6 +140,10 @@ class S3Bucket:
         for error in refused:
             if not isinstance(error, NotFound):
                 raise error
+
+    async def ensure_rules(self, ours: Sequence[Rule]) -> bool:
+        """See `ports.Bucket`."""
+        return await lifecycle.ensure(self._s3, bucket=self._name, ours=ours)
 
 
 def _head(entry: Untyped) -> ObjectHead:

@@ -219,6 +219,7 @@ _ABSENCES = _all(
     "NoSuchEntity",
     "NoSuchEntityException",
     "NoSuchKey",
+    "NoSuchLifecycleConfiguration",
     "404",  # S3 answers HEAD without a body
     "NoSuchUpload",
     "ResourceNotFoundException",

@@ -75,7 +75,12 @@ class IdentitySetup:
 
     async def _ensure_policy(self, account: Account) -> None:
         bucket = self._access.bucket
-        document = runner_document(account, region=self._access.region, bucket=bucket)
+        document = runner_document(
+            account,
+            region=self._access.region,
+            bucket=bucket,
+            input_buckets=self._access.input_buckets,
+        )
         name = policy_name(bucket, document)
         with suppress(PreconditionFailed):
             await self._clients.iam.call(

@@ -24,15 +24,20 @@ class CloudWatchLogs:
         self._logs = logs
         self._group = group
 
-    async def sweep(self, *, start_ms: int, stream: str = "") -> AsyncIterator[Sequence[LogEvent]]:
+    async def sweep(
+        self, *, start_ms: int, end_ms: int | None = None, streams: Sequence[str] = ()
+    ) -> AsyncIterator[Sequence[LogEvent]]:
         """See `ports.LogSource`. A group or stream that is not there yet has no events."""
+        narrower: dict[str, Untyped] = {"logStreamNames": list(streams)} if streams else {}
+        if end_ms is not None:
+            narrower["endTime"] = end_ms
         pages = self._logs.pages(
             "FilterLogEvents",
             token=("nextToken", "nextToken"),
             logGroupName=self._group,
             startTime=max(0, start_ms),
             limit=EVENTS_A_PAGE,
-            **({"logStreamNames": [stream]} if stream else {}),
+            **narrower,
         )
         try:
             async for page in pages:

@@ -51,13 +51,25 @@ OPERATIONS: Mapping[tuple[str, str], tuple[Permission, ...]] = MappingProxyType(
         # Allowed on what carries the tag `dstack_bucket` with the bucket's name, and on nothing else.
         ("ec2", "TerminateInstances"): _needs("ec2:TerminateInstances"),
         ("s3", "CompleteMultipartUpload"): _needs("s3:PutObject", resource=_OBJECT),
+        # A copy takes the tags along, where there are any.
+        ("s3", "CopyObject"): _needs(
+            *("s3:GetObject", "s3:GetObjectTagging", "s3:PutObject", "s3:PutObjectTagging"),
+            resource=_OBJECT,
+        ),
         ("s3", "CreateMultipartUpload"): _needs("s3:PutObject", resource=_OBJECT),
         ("s3", "DeleteObjects"): _needs("s3:DeleteObject", resource=_OBJECT),
+        ("s3", "GetBucketLifecycleConfiguration"): _needs(
+            "s3:GetLifecycleConfiguration", resource=_BUCKET
+        ),
         ("s3", "GetObject"): _needs("s3:GetObject", resource=_OBJECT),
         ("s3", "HeadObject"): _needs("s3:GetObject", resource=_OBJECT),
         ("s3", "ListObjectsV2"): _needs("s3:ListBucket", resource=_BUCKET),
+        ("s3", "PutBucketLifecycleConfiguration"): _needs(
+            "s3:PutLifecycleConfiguration", resource=_BUCKET
+        ),
         ("s3", "PutObject"): _needs("s3:PutObject", resource=_OBJECT),
         ("s3", "UploadPart"): _needs("s3:PutObject", resource=_OBJECT),
+        ("s3", "UploadPartCopy"): _needs("s3:GetObject", "s3:PutObject", resource=_OBJECT),
         ("logs", "CreateLogGroup"): (
             *_needs("logs:CreateLogGroup", "logs:TagLogGroup", resource=_GROUP),
             *_needs("logs:CreateLogGroup", "logs:TagLogGroup", resource=_RUNNER_GROUP),

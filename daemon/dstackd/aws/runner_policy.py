@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dstackd.protocol import PREFIX, job_log_group, runner_log_group
+from dstackd.protocol import PREFIX, job_log_group, runner_log_group, secret_name
 
 POLICY_VERSION = "2012-10-17"
 
@@ -64,14 +65,24 @@ def trust_document() -> str:
     )
 
 
-def runner_document(account: Account, *, region: str, bucket: str) -> str:
-    """Read and write below our prefix of the bucket, write into the two log groups, nothing else."""
+def runner_document(
+    account: Account, *, region: str, bucket: str, input_buckets: Sequence[str] = ()
+) -> str:
+    """Read and write below our prefix of the bucket, write into the two log groups, read the bucket's
+    secrets, the account's images and the buckets that inputs may come from, nothing else.
+    """
     bucket_arn = f"arn:{account.partition}:s3:::{bucket}"
     groups = f"arn:{account.partition}:logs:{region}:{account.id}:log-group:"
     return _document(
         {
             "Effect": "Allow",
-            "Action": ["s3:GetObject", "s3:PutObject"],
+            # Without tagging, S3 refuses an object that is written with a tag.
+            "Action": [
+                "s3:AbortMultipartUpload",
+                "s3:GetObject",
+                "s3:PutObject",
+                "s3:PutObjectTagging",
+            ],
             "Resource": f"{bucket_arn}/{PREFIX}*",
         },
         # Without a condition on the prefix: S3 says 404 for a key that is not there only to who may list the bucket, and
@@ -83,6 +94,46 @@ def runner_document(account: Account, *, region: str, bucket: str) -> str:
             "Resource": [
                 f"{groups}{group(bucket)}:*" for group in (job_log_group, runner_log_group)
             ],
+        },
+        *_secrets_and_images(account, region=region, bucket=bucket),
+        *_input_buckets(account, input_buckets),
+    )
+
+
+def _input_buckets(account: Account, buckets: Sequence[str]) -> tuple[dict[str, object], ...]:
+    if not buckets:
+        return ()
+    arns = [f"arn:{account.partition}:s3:::{bucket}" for bucket in sorted(set(buckets))]
+    return (
+        {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": arns},
+        {"Effect": "Allow", "Action": "s3:GetObject", "Resource": [f"{arn}/*" for arn in arns]},
+    )
+
+
+def _secrets_and_images(
+    account: Account, *, region: str, bucket: str
+) -> tuple[dict[str, object], ...]:
+    """This bucket's secrets, and images of the account's own registry. An image of another account needs
+    `registry_auth`: whose repositories those are is not for this policy to say.
+    """
+    secrets = f"arn:{account.partition}:secretsmanager:{region}:{account.id}:secret:"
+    return (
+        {
+            "Effect": "Allow",
+            "Action": "secretsmanager:GetSecretValue",
+            # Secrets Manager adds six characters of its own to a secret's name.
+            "Resource": f"{secrets}{secret_name(bucket, '*')}",
+        },
+        # It knows no resources: what the token opens is what the next statement says.
+        {"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"},
+        {
+            "Effect": "Allow",
+            "Action": [
+                "ecr:BatchCheckLayerAvailability",
+                "ecr:BatchGetImage",
+                "ecr:GetDownloadUrlForLayer",
+            ],
+            "Resource": f"arn:{account.partition}:ecr:*:{account.id}:repository/*",
         },
     )
 

@@ -19,6 +19,7 @@ from dstackd import __version__
 from dstackd.aws.access import AwsAccess
 from dstackd.aws.api import Api
 from dstackd.aws.lean_parser import LeanParserFactory
+from dstackd.aws.lifecycle import watch_answers
 from dstackd.aws.pacing import Pacing, Sleep
 from dstackd.aws.recorder import CallRecorder
 from dstackd.aws.tap import Tap
@@ -67,6 +68,8 @@ async def open_clients(
             )
             tap = Tap(service, recorder=recorder, clock=clock, pacing=pacing)
             tap.attach(client.meta.events)
+            if service == "s3":
+                watch_answers(client)
             return Api(client, service=service, pacing=pacing)
 
         yield Clients(

@@ -17,8 +17,8 @@ from dstackd import protocol
 SHARED_MODULES = ("artifact_manifest.py", "launch_document.py", "protocol.py")
 """What the runner and the daemon have in common."""
 
-USER_DATA_BYTES_MAX = 8192
-"""EC2 takes 16,384 ("User data is limited to 16384 bytes"); half is left for whoever needs it."""
+USER_DATA_BYTES_MAX = 14_336
+"""EC2 takes 16,384 ("User data is limited to 16384 bytes")."""
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _UNIX = 3

@@ -102,6 +102,7 @@ def _attempt(attempt: Row, job: Row, *, now_ms: float) -> Iterator[str]:
     price = f"${attempt['price_usd_h']:.4f}/h"
     yield _field("  Machine", f"{attempt['instance_id'] or 'none yet'}, {machine}, {price}")
     yield _field("  Ran", _times(attempt, job, now_ms=now_ms))
+    yield from _notices(attempt, job)
     if attempt["failed_stage"]:
         yield _field("  Failed", f"{attempt['failed_stage']}: {attempt['failed_message']}")
     yield _field("  Log", log_verdict(attempt))
@@ -109,11 +110,23 @@ def _attempt(attempt: Row, job: Row, *, now_ms: float) -> Iterator[str]:
     yield _field("  Cost", cost_text(attempt["cost_usd"]))
 
 
+def _notices(attempt: Row, job: Row) -> Iterator[str]:
+    """What EC2 has said about the machine's future."""
+    for column, what in (
+        ("rebalance_at_ms", "EC2 expected to take the machine back"),
+        ("notice_at_ms", "EC2 announced to take the machine back"),
+    ):
+        if attempt[column] is not None:
+            after = _after(attempt[column], job["submitted_at_ms"])
+            yield _field("  Notice", f"{what}, {after}")
+
+
 def _outcome(attempt: Row) -> str:
     if attempt["outcome"] is None:
         return "in progress"
     code = "" if attempt["exit_code"] is None else f", exit code {attempt['exit_code']}"
-    cause = f" ({attempt['exit_cause']})" if attempt["exit_cause"] else ""
+    causes = [text for text in (attempt["exit_signal"], attempt["exit_cause"]) if text]
+    cause = f" ({', '.join(causes)})" if causes else ""
     return f"{attempt['outcome']}{code}{cause}"
 
 
@@ -129,15 +142,16 @@ def _times(attempt: Row, job: Row, *, now_ms: float) -> str:
 
 
 def log_verdict(attempt: Row) -> str:
-    """Whether every line that the job wrote is here."""
-    sent, seen = attempt["log_lines_sent"], attempt["log_lines_seen"]
-    if sent is None and attempt["ended_at_ms"] is None:
-        return f"{count_text(seen, 'line')} so far"
-    if sent is None:
-        return f"{count_text(seen, 'line')}; the machine did not say how many it wrote"
-    if seen < sent:
-        return f"{seen} of {count_text(sent, 'line')}: {sent - seen} missing"
-    return f"{count_text(sent, 'line')}, complete"
+    """How many lines are here, and whether these are all that the job wrote."""
+    seen = count_text(attempt["log_lines_seen"], "line")
+    verdict = attempt["log_verdict"]
+    if not verdict:
+        return (
+            f"{seen} so far" if attempt["ended_at_ms"] is None else "none: the commands never ran"
+        )
+    lost = attempt["log_lines_lost"]
+    disk = f"; the machine's disk did not take {lost}" if lost else ""
+    return f"{seen}, {verdict}{disk}"
 
 
 def artifacts_verdict(attempt: Row) -> str:

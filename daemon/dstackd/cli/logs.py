@@ -16,6 +16,7 @@ from dstackd.cli.log_stream import Entry, followed_log, position_of, stored_log
 from dstackd.cli.options import config_option, read_attempt
 from dstackd.cli.text import count_text, moment_text
 from dstackd.cli.waiting import detaching
+from dstackd.core.log_verdict import COMPLETE
 from dstackd.plain_text import harmless
 
 
@@ -49,8 +50,8 @@ def logs(
     JOB is an id, or the beginning of one.
 
     Its standard output goes to standard output, its standard error to standard error, byte for byte:
-    escape sequences reach the terminal, as with docker and kubectl. Lines that were lost on the way
-    are counted on standard error. Ctrl-C leaves the job running.
+    escape sequences reach the terminal, as with docker and kubectl. Whether a log is complete, and how
+    many lines are not here, is said on standard error. Ctrl-C leaves the job running.
     """
     if exit_code and not follow:
         raise click.UsageError("--exit-code needs -f: a job has no exit code before it is over")
@@ -118,6 +119,9 @@ class Printer:
         text = entry["log"]
         if self._timestamps:
             text = f"{moment_text(entry['at_ms'])} {text}"
+        if entry["source"] == "dstackd":
+            say(f"--- {harmless(text)} ---")
+            return
         stream = sys.stderr if entry["source"] == "stderr" else sys.stdout
         stream.buffer.write(f"{text}\n".encode(errors="replace"))
         stream.flush()
@@ -131,10 +135,10 @@ def _say_elements(elements: list[str]) -> None:
 
 
 def _say_end(job_id: str, end: Entry, *, follow: bool) -> None:
-    if end["missing"] is None:
-        say("--- lines may be missing: a machine did not say how many it wrote ---")
-    elif end["missing"]:
-        say(f"--- {count_text(end['missing'], 'line')} missing in all ---")
+    for attempt, verdict in end["verdicts"].items():
+        # Who asks for what is there wants to hear of what is not; who follows, of the end.
+        if follow or verdict != COMPLETE:
+            say(f"--- log of attempt {attempt}: {verdict} ---")
     if follow:
         code = "" if end["exit_code"] is None else f" (exit code {end['exit_code']})"
         why = harmless(": ".join(filter(None, (end["reason"], end["message"]))))

@@ -102,6 +102,8 @@ class Inbox:
         if store.Receipt.RECORDED in receipts:
             self._wakes.machines.ring()
             self._wakes.logs.ring()
+            if any(event.kind == protocol.DONE for event, _ in events):
+                self._wakes.planning.ring()  # a machine may be idle now
         if done:
             await self._bucket.delete(done)
 

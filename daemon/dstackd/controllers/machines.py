@@ -14,12 +14,13 @@ import structlog
 from dstackd import protocol
 from dstackd.core.action import Terminate
 from dstackd.core.decide import STAY, Decision, decide
-from dstackd.core.instance import UNKNOWN, Seen, Snapshot
+from dstackd.core.instance import UNKNOWN, Observation, Seen, Snapshot
 from dstackd.core.job import Attempt, Job
 from dstackd.core.limits import Limits
 from dstackd.core.observe import VISIBILITY_GRACE_MS, observe
 from dstackd.core.phase import HAS_MACHINE, TERMINAL, Outcome, Phase, Reason
 from dstackd.errors import CloudError
+from dstackd.leaving import Leaving
 from dstackd.ports import Bucket, Clock, Compute
 from dstackd.store import inbox as inbox_store
 from dstackd.store import jobs as job_store
@@ -96,6 +97,7 @@ class Machines:
         self._pace = pace
         self._clock = clock
         self._wakes = wakes
+        self._leaving = Leaving(database, limits=limits, clock=clock, wakes=wakes)
         self._snapshot: Snapshot | None = None
         self._swept_at_s: float | None = None
         self._words_read = False
@@ -194,6 +196,9 @@ class Machines:
                 return await job_store.jobs_with_machines(connection, ids)
 
             await self._reconcile_page(await self._database.read(read), effects)
+        if everything or self._leaving.expected:
+            for attempt in await self._leaving.follow(self._observe):
+                effects.terminations[attempt.instance_id] = attempt
         self._undelivered |= effects.stops
         await self._request_stops()
         await self._terminate(list(effects.terminations.values()))
@@ -214,9 +219,7 @@ class Machines:
             attempt.instance_id, now_ms=now_ms, age_max_ms=int(self._pace.heartbeats_s * 3000)
         )
         attempt = replace(attempt, heartbeat_at_ms=beat_ms)
-        seen = observe(attempt.instance_id, self._snapshot, launched_at_ms=attempt.launched_at_ms)
-        if seen.seen is Seen.ABSENT and not self._is_missing_again(attempt.instance_id):
-            seen = UNKNOWN
+        seen = self._observe(attempt)
         try:
             decision = decide(job, attempt, seen, limits=self._limits, now_ms=now_ms)
         except Exception:  # the one place where a bug in one job's path must not stop the others
@@ -226,12 +229,20 @@ class Machines:
             self._poison.pop(job.id, None)
         return Decided(job, attempt, decision)
 
+    def _observe(self, attempt: Attempt) -> Observation:
+        """What the last sweep says; absent is only what was missing in the one before it, too."""
+        seen = observe(attempt.instance_id, self._snapshot, launched_at_ms=attempt.launched_at_ms)
+        if seen.seen is Seen.ABSENT and not self._is_missing_again(attempt.instance_id):
+            return UNKNOWN
+        return seen
+
     def _poisoned(self, job: Job, attempt: Attempt) -> Decision:
         """After POISON_MAX failed passes in a row the machine goes: a bug of ours must not cost money for ever."""
         self._poison[job.id] = self._poison.get(job.id, 0) + 1
         if self._poison[job.id] < POISON_MAX:
             return STAY
-        terminate = (Terminate(attempt.instance_id),)
+        released = attempt.released_at_ms is not None  # the machine may run another job
+        terminate = () if released else (Terminate(attempt.instance_id),)
         if job.phase is Phase.TERMINATING:
             return Decision(actions=terminate)
         message = f"internal error, {POISON_MAX} passes in a row; see the daemon's log"
@@ -273,6 +284,7 @@ class Machines:
                 message=each.decision.message,
             )
             if phase is Phase.QUEUED:
+                self._leaving.expected = True
                 self._wakes.planning.ring()
             elif phase in TERMINAL:
                 self._wakes.intake.ring()
@@ -285,7 +297,9 @@ class Machines:
         """
         tried = list(self._undelivered.items())
         for instance_id, each in tried:
-            body = protocol.canonical_json({"stop": {"reason": Reason.CANCEL_REQUESTED}})
+            body = protocol.stop_word(
+                Reason.CANCEL_REQUESTED, job_id=each.job.id, attempt=each.attempt.number
+            )
             try:
                 await self._bucket.put(protocol.control_key(instance_id), body)
             except CloudError as error:

@@ -21,17 +21,25 @@ from dstackd.core.job import Job
 from dstackd.core.launching import batches, group_by_shape, shape_of
 from dstackd.core.limits import Limits
 from dstackd.core.offering import Offering, rotated
+from dstackd.core.pairing import due, pair
 from dstackd.core.phase import Phase, Reason
 from dstackd.core.possible import possible_offerings
 from dstackd.core.quota import vcpus_by_quota
+from dstackd.core.reuse import IdleMachine
 from dstackd.core.scheduling import Candidate
-from dstackd.core.waiting import Wait, decide_queued, decide_without_capacity
+from dstackd.core.waiting import (
+    Wait,
+    decide_queued,
+    decide_without_capacity,
+    while_leaving,
+)
 from dstackd.errors import CloudError, StaleRow, Unauthorized
 from dstackd.intent import LaunchTerms, document_for, request_for
 from dstackd.market import MarketBlocks
 from dstackd.ports import Clock, Compute
 from dstackd.store import jobs as job_store
 from dstackd.store import launches as store
+from dstackd.store import reuse as reuse_store
 from dstackd.store.engine import Connection, Database
 from dstackd.store.live import live_by_type
 from dstackd.store.moves import FAR_MS, Move, save_fresh_moves, visit_later
@@ -97,6 +105,7 @@ class Planning:
         await self._gather()
         if await self._commit_intents():
             self._wakes.launches.ring()
+            self._wakes.reusing.ring()
         return self.interval_s
 
     async def _warm_up(self) -> None:
@@ -124,15 +133,24 @@ class Planning:
         """How many intents were committed."""
         now_ms = self._clock.now_ms()
 
+        idle = await self._database.read(
+            lambda connection: reuse_store.idle_machines(connection, now_ms=now_ms)
+        )
+
         async def read(connection: Connection) -> list[Job]:
             return await job_store.queued_jobs(
-                connection, due_at_ms=now_ms, count_max=self._bounds.look_ahead
+                connection,
+                # An idle machine is for any job that waits, whatever for.
+                due_at_ms=FAR_MS if idle else now_ms,
+                count_max=self._bounds.look_ahead,
+                now_ms=now_ms,
             )
 
         judged = [
             (job, decide_queued(job, now_ms=now_ms)) for job in await self._database.read(read)
         ]
-        await self._save_waits([(job, wait) for job, wait in judged if wait is not None])
+        waits = [(job, wait) for job, wait in judged if wait is not None]
+        await self._save_waits([each for each in waits if each[0].next_visit_at_ms <= now_ms])
         ready = [job for job, wait in judged if wait is None]
         if not ready:
             return 0
@@ -142,12 +160,20 @@ class Planning:
         try:
             terms = await self._prepare()
         except CloudError as error:
-            await self._save_waits([(job, _trouble(error)) for job in ready])
+            await self._save_waits([(job, _trouble(error)) for job in due(ready, now_ms=now_ms)])
             return 0
-        groups = group_by_shape(ready)
+        reusing, rest = pair(
+            ready,
+            [machine for machine in idle if machine.backend == terms.backend],
+            bounds=self._allowed,
+            limits=self._limits,
+            now_ms=now_ms,
+        )
+        groups = group_by_shape(due(rest, now_ms=now_ms))
         with suppress(CloudError):  # each group's own plan says what is wrong
-            await self._catalogue.learn(group[0].spec for group in groups)
-        candidates: list[Candidate] = []
+            if groups:
+                await self._catalogue.learn(group[0].spec for group in groups)
+        candidates = reusing
         for group in groups:
             candidates += await self._candidates(group)
         return await self._commit_admitted(candidates, terms)
@@ -169,7 +195,7 @@ class Planning:
             possible, never = possible_offerings(
                 jobs[0],
                 plan.offerings,
-                spent_usd=jobs[0].cost_usd,
+                spent_usd=jobs[0].spent_usd,
                 bounds=self._allowed,
                 limits=self._limits,
             )
@@ -199,7 +225,7 @@ class Planning:
                     (job, decide_without_capacity(job, refusal, now_ms=now_ms)) for job in rest
                 ]
             batch, rest = rest[: choice.count], rest[choice.count :]
-            found += [Candidate(job, choice.offering, job.cost_usd) for job in batch]
+            found += [Candidate(job, choice.offering, job.spent_usd) for job in batch]
             self._blocks.reserve(choice.offering, len(batch))
             self._turn += 1
         return found, []
@@ -217,9 +243,30 @@ class Planning:
         )
         await self._save_waits([(each.job, wait) for each, wait in selection.waits])
         groups: dict[tuple[object, str], list[Candidate]] = {}
+        reused = 0
         for each in selection.admitted:
-            groups.setdefault((shape_of(each.job), each.offering.key), []).append(each)
-        return sum([await self._commit_group(group, terms) for group in groups.values()])
+            if each.machine is not None:
+                reused += await self._commit_reuse(each, each.machine, terms)
+            else:
+                groups.setdefault((shape_of(each.job), each.offering.key), []).append(each)
+        return reused + sum([await self._commit_group(group, terms) for group in groups.values()])
+
+    async def _commit_reuse(
+        self, candidate: Candidate, machine: IdleMachine, terms: LaunchTerms
+    ) -> bool:
+        launch_id, now_ms = self._clock.new_id(), self._clock.now_ms()
+
+        async def work(connection: Connection) -> None:
+            await reuse_store.commit_reuse(
+                connection,
+                launch_id=launch_id,
+                document=document_for(launch_id, [candidate.job], terms),
+                machine=machine,
+                member=self._member(candidate.job, machine.price_usd_h),
+                now_ms=now_ms,
+            )
+
+        return await self._committed(work)
 
     async def _commit_group(self, group: Sequence[Candidate], terms: LaunchTerms) -> int:
         offering = group[0].offering
@@ -238,16 +285,7 @@ class Planning:
         now_ms = self._clock.now_ms()
         request = request_for(self._clock.new_id(), batch, offering, terms)
         document = document_for(request.launch_id, batch, terms)
-        price_usd_h = offering.price_usd_h
-        members = [
-            store.Member(
-                job.id,
-                job.version,
-                job.attempt + 1,
-                worst_case_usd(job.spec, price_usd_h=price_usd_h, limits=self._limits) or 0.0,
-            )
-            for job in batch
-        ]
+        members = [self._member(job, offering.price_usd_h) for job in batch]
 
         async def work(connection: Connection) -> None:
             await store.commit_intent(
@@ -260,9 +298,16 @@ class Planning:
                 now_ms=now_ms,
             )
 
+        return await self._committed(work)
+
+    def _member(self, job: Job, price_usd_h: float) -> store.Member:
+        worst_usd = worst_case_usd(job.spec, price_usd_h=price_usd_h, limits=self._limits)
+        return store.Member(job.id, job.version, job.attempt + 1, worst_usd or 0.0)
+
+    async def _committed(self, work: Callable[[Connection], Awaitable[None]]) -> bool:
         try:
             await self._database.write(work)
-        except StaleRow:  # a cancel came in between; the next pass sees it
+        except StaleRow:  # a cancel came in between, or an idle machine is not idle any more; the next pass sees it
             self._wakes.planning.ring()
             return False
         return True
@@ -271,6 +316,7 @@ class Planning:
         """Write waiting reasons and ends; an unchanged reason costs no event."""
         if not waits:
             return
+        waits = [(job, while_leaving(job, wait)) for job, wait in waits]
         now_ms = self._clock.now_ms()
         same = [pair for pair in waits if _is_same(*pair)]
         moves = [_move(job, wait, now_ms) for job, wait in waits if not _is_same(job, wait)]
@@ -295,7 +341,8 @@ def _alike_in_money(jobs: Sequence[Job]) -> list[list[Job]]:
     groups: dict[tuple[object, ...], list[Job]] = {}
     for job in jobs:
         spec = job.spec
-        key = (spec.budget, spec.max_duration_s, spec.stop_grace_s, job.cost_usd)
+        bounds = (spec.max_duration_s, spec.stop_grace_s, spec.reuse_s)
+        key = (spec.budget, *bounds, job.spent_usd)
         groups.setdefault(key, []).append(job)
     return list(groups.values())
 

@@ -25,12 +25,15 @@ class Reaper:
 
     async def reap(self, snapshot: Snapshot) -> None:
         """Terminate what was an orphan last time and still is. The table is read after the snapshot was taken."""
-        needed_ids, open_launch_ids = await self._database.read(store.needed)
+        now_ms = self._clock.now_ms()
+        needed_ids, open_launch_ids = await self._database.read(
+            lambda connection: store.needed(connection, now_ms=now_ms)
+        )
         orphans = find_orphans(
             snapshot,
             needed_ids=needed_ids,
             open_launch_ids=open_launch_ids,
-            now_ms=self._clock.now_ms(),
+            now_ms=now_ms,
         )
         confirmed = [orphan for orphan in orphans if orphan.instance_id in self._suspects]
         self._suspects = frozenset(orphan.instance_id for orphan in orphans)

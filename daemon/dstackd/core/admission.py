@@ -82,7 +82,8 @@ def select_jobs(
         else:
             admitted.append(each)
             taken = taken_by(each, limits=limits)
-            held[project], total, launched = own + taken, total + taken, launched + 1
+            held[project], total = own + taken, total + taken
+            launched += each.machine is None
     return Selection(tuple(admitted), tuple(waits))
 
 
@@ -100,6 +101,8 @@ def taken_by(candidate: Candidate, *, limits: Limits) -> Holding:
     """What a candidate holds once it is admitted; its worst case is 0 where there is no bound."""
     price_usd_h = candidate.offering.price_usd_h
     worst_usd = worst_case_usd(candidate.job.spec, price_usd_h=price_usd_h, limits=limits)
+    if candidate.machine is not None:  # whoever waited with it holds it already
+        return Holding(reserved_usd=worst_usd or 0.0)
     return Holding(1, candidate.offering.vcpus, 0.0, worst_usd or 0.0)
 
 
@@ -151,7 +154,8 @@ class _Room:
 
 
 def _without_room(candidate: Candidate, standing: Standing, *, bounds: Bounds) -> Refused | None:
-    for room in _rooms(candidate, standing, bounds):
+    rooms = () if candidate.machine is not None else _rooms(candidate, standing, bounds)
+    for room in rooms:
         if 0 < room.limit < room.used + room.wanted:
             bound = f"{room.name} is {room.limit}"
             short = f"fewer than the {room.wanted} that the job needs are free"

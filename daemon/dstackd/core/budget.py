@@ -12,6 +12,8 @@ from dstackd.core.limits import Limits
 from dstackd.core.phase import Reason
 from dstackd.spec.model import JobSpec
 
+IDLE_MARGIN_S = 120.0
+"""After an idle machine's time is over, until it counts as one that nobody needs: it has to say that it leaves, and go."""
 GOING_S = 120.0
 """From the request to terminate until EC2 shows the machine terminated, which is as long as its cost is counted."""
 _DAY_MS = 86_400_000
@@ -29,6 +31,7 @@ def worst_case_s(spec: JobSpec, *, limits: Limits) -> float | None:
         + spec.stop_grace_s
         + limits.duration_margin_s
         + limits.seal_timeout_s
+        + (0.0 if spec.reuse_s is None else spec.reuse_s + IDLE_MARGIN_S)
         + GOING_S
     )
 

@@ -9,3 +9,14 @@ BILLED_MIN_S = 60.0
 def machine_cost_usd(price_usd_h: float, *, from_ms: int, until_ms: int) -> float:
     """USD for a machine that existed from `from_ms` until `until_ms`."""
     return price_usd_h * max((until_ms - from_ms) / 1000, BILLED_MIN_S) / 3600
+
+
+def share_usd(price_usd_h: float, *, launched_ms: int, from_ms: int, until_ms: int) -> float:
+    """USD for a part of the life of a machine that was launched at `launched_ms`: successive parts add up to the whole.
+
+    The minimum is in the first part, which begins with the launch.
+    """
+    whole_usd = machine_cost_usd(price_usd_h, from_ms=launched_ms, until_ms=max(until_ms, from_ms))
+    if from_ms <= launched_ms:
+        return whole_usd
+    return whole_usd - machine_cost_usd(price_usd_h, from_ms=launched_ms, until_ms=from_ms)

@@ -6,12 +6,14 @@ people want, then our own bounds. Nothing destructive follows from Unknown alone
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dstackd.core.action import Action, RequestStop, Terminate
+from dstackd.core.ending import ending_text
 from dstackd.core.instance import Observation, Seen
 from dstackd.core.job import Attempt, Job
-from dstackd.core.limits import Limits
+from dstackd.core.leaving import has_its_log, is_to_be_asked
+from dstackd.core.limits import Limits, past
 from dstackd.core.phase import Outcome, Phase, Reason
 from dstackd.core.retry import conclude
 from dstackd.errors import InvariantError
@@ -40,9 +42,11 @@ _HAS_EXIT_CODE = frozenset({Outcome.EXITED, Outcome.TIMED_OUT, Outcome.CANCELLED
 
 _OUTCOME_OF_CAUSE = {
     "exit": Outcome.EXITED,
+    "oom": Outcome.EXITED,
     "stopped": Outcome.CANCELLED,
     "timed_out": Outcome.TIMED_OUT,
     "interrupted": Outcome.INTERRUPTED,
+    "silence": Outcome.LOST,
 }
 
 
@@ -83,7 +87,12 @@ def _booting(
         return ended
     if job.cancel_requested:
         return _end(attempt, Outcome.CANCELLED, Reason.CANCEL_REQUESTED, "cancelled while booting")
-    if _past(now_ms, attempt.launched_at_ms, limits.boot_timeout_s):
+    if attempt.reused and attempt.booted_at_ms is None:
+        if past(now_ms, attempt.launched_at_ms, limits.take_timeout_s):
+            message = f"the idle machine did not take the job within {limits.take_timeout_s:.0f} s"
+            return _end(attempt, Outcome.BOOT_TIMEOUT, Reason.BOOT_TIMEOUT, message)
+        return STAY
+    if past(now_ms, attempt.launched_at_ms, limits.boot_timeout_s):
         return _end(
             attempt,
             Outcome.BOOT_TIMEOUT,
@@ -114,18 +123,22 @@ def _overdue(job: Job, attempt: Attempt, *, limits: Limits, now_ms: int) -> Deci
     """Our bounds on a running machine, for when the machine does not keep them itself."""
     started_at_ms = attempt.started_at_ms or attempt.launched_at_ms
     duration_s = job.spec.max_duration_s
-    if duration_s is not None and _past(
+    if duration_s is not None and past(
         now_ms, started_at_ms, duration_s + job.spec.stop_grace_s + limits.duration_margin_s
     ):
         message = f"still running {limits.duration_margin_s:.0f} s after max_duration"
         return _end(attempt, Outcome.TIMED_OUT, Reason.TIMED_OUT, message)
-    if attempt.heartbeat_at_ms is None:  # nobody has looked: silence proves nothing
-        return None
-    last_sign_ms = max(attempt.heartbeat_at_ms, started_at_ms)
-    if _past(now_ms, last_sign_ms, limits.heartbeat_timeout_s):
+    if _is_silent(attempt, started_at_ms, limits=limits, now_ms=now_ms):
         message = f"no heartbeat for {limits.heartbeat_timeout_s:.0f} s"
         return _end(attempt, Outcome.LOST, Reason.MACHINE_LOST, message)
     return None
+
+
+def _is_silent(attempt: Attempt, since_ms: int, *, limits: Limits, now_ms: int) -> bool:
+    """Whether the machine gives no sign of life; when nobody has looked, that proves nothing."""
+    if attempt.heartbeat_at_ms is None:
+        return False
+    return past(now_ms, max(attempt.heartbeat_at_ms, since_ms), limits.heartbeat_timeout_s)
 
 
 def _stopping(job: Job, attempt: Attempt, *, limits: Limits, now_ms: int) -> Decision:
@@ -133,7 +146,7 @@ def _stopping(job: Job, attempt: Attempt, *, limits: Limits, now_ms: int) -> Dec
     if attempt.stop_requested_at_ms is None:
         return Decision(actions=(RequestStop(attempt.instance_id, Reason.CANCEL_REQUESTED),))
     bound_s = job.spec.stop_grace_s + limits.stop_margin_s
-    if _past(now_ms, attempt.stop_requested_at_ms, bound_s):
+    if past(now_ms, attempt.stop_requested_at_ms, bound_s):
         message = f"the machine did not stop the job within {bound_s:.0f} s"
         return _end(attempt, Outcome.CANCELLED, Reason.CANCEL_REQUESTED, message)
     return STAY
@@ -144,44 +157,67 @@ def _sealing(
 ) -> Decision:
     outcome = _OUTCOME_OF_CAUSE.get(attempt.exit_cause, Outcome.EXITED)
     if attempt.done_at_ms is not None:
-        message = f"artifacts: {attempt.seal_verdict or 'none declared'}"
-        return _end(attempt, outcome, Reason.SEALED, message)
+        return _after_last_word(job, attempt, outcome, limits=limits, now_ms=now_ms)
     if seen.over or seen.seen in {Seen.LEAVING, Seen.STOPPED}:
         message = (
             "the machine went away before its last word; artifacts or log lines may be missing"
         )
         return _end(attempt, outcome, Reason.MACHINE_LOST, message)
-    if _past(now_ms, job.phase_since_ms, limits.seal_timeout_s):
+    if _is_silent(attempt, job.phase_since_ms, limits=limits, now_ms=now_ms):
+        message = f"no last word, and no heartbeat for {limits.heartbeat_timeout_s:.0f} s"
+        return _end(attempt, outcome, Reason.MACHINE_LOST, message)
+    if past(now_ms, job.phase_since_ms, limits.seal_timeout_s):
         message = f"no last word {limits.seal_timeout_s:.0f} s after the exit"
         return _end(attempt, outcome, Reason.SEAL_TIMEOUT, message)
     return STAY
 
 
+def _after_last_word(
+    job: Job, attempt: Attempt, outcome: Outcome, *, limits: Limits, now_ms: int
+) -> Decision:
+    """Nothing of the attempt runs any more, so another one does not wait until EC2 shows the machine gone."""
+    if attempt.released_at_ms is not None:
+        return _after_release(job, attempt, outcome, limits=limits, now_ms=now_ms)
+    verdict = conclude(job, replace(attempt, outcome=outcome), limits=limits, now_ms=now_ms)
+    if verdict.phase is Phase.QUEUED:
+        ended = _end(attempt, outcome, verdict.reason, verdict.message)
+        return replace(ended, phase=Phase.QUEUED)
+    message = f"artifacts: {attempt.seal_verdict or 'none declared'}"
+    return _end(attempt, outcome, Reason.SEALED, message)
+
+
+def _after_release(
+    job: Job, attempt: Attempt, outcome: Outcome, *, limits: Limits, now_ms: int
+) -> Decision:
+    """The machine waits for another job, or runs it already: what becomes of it is not this job's affair any more."""
+    since_ms = attempt.released_at_ms or now_ms
+    if not has_its_log(attempt, since_ms=since_ms, limits=limits, now_ms=now_ms):
+        return STAY
+    verdict = conclude(job, replace(attempt, outcome=outcome), limits=limits, now_ms=now_ms)
+    if verdict.phase is not Phase.QUEUED and job.leaving:
+        return STAY
+    ended = verdict.phase is not Phase.QUEUED and outcome in _HAS_EXIT_CODE
+    exit_code = attempt.exit_code if ended else None
+    return Decision(
+        verdict.phase, verdict.reason, verdict.message, outcome=outcome, exit_code=exit_code
+    )
+
+
 def _terminating(
     job: Job, attempt: Attempt, seen: Observation, *, limits: Limits, now_ms: int
 ) -> Decision:
-    if not seen.over:
-        return _keep_terminating(attempt, seen, limits=limits, now_ms=now_ms)
-    complete = (
-        attempt.log_lines_sent is not None and attempt.log_lines_seen >= attempt.log_lines_sent
-    )
-    if not complete and not _past(now_ms, job.phase_since_ms, limits.logs_wait_s):
+    if attempt.released_at_ms is None and not seen.over:
+        asks = is_to_be_asked(attempt, seen, limits=limits, now_ms=now_ms)
+        return Decision(actions=(Terminate(attempt.instance_id),)) if asks else STAY
+    if not has_its_log(attempt, since_ms=job.phase_since_ms, limits=limits, now_ms=now_ms):
         return STAY
     verdict = conclude(job, attempt, limits=limits, now_ms=now_ms)
-    ended = verdict.phase is not Phase.QUEUED and attempt.outcome in _HAS_EXIT_CODE
-    exit_code = attempt.exit_code if ended else None
+    if verdict.phase is Phase.QUEUED:
+        return Decision(verdict.phase, verdict.reason, verdict.message)
+    if job.leaving:  # the end of a job is the end of all its machines
+        return STAY
+    exit_code = attempt.exit_code if attempt.outcome in _HAS_EXIT_CODE else None
     return Decision(verdict.phase, verdict.reason, verdict.message, exit_code=exit_code)
-
-
-def _keep_terminating(
-    attempt: Attempt, seen: Observation, *, limits: Limits, now_ms: int
-) -> Decision:
-    asked_at_ms = attempt.terminate_requested_at_ms
-    if asked_at_ms is None or (
-        seen.seen is not Seen.LEAVING and _past(now_ms, asked_at_ms, limits.terminate_repeat_s)
-    ):
-        return Decision(actions=(Terminate(attempt.instance_id),))
-    return STAY
 
 
 def _ended_by_machine(
@@ -198,7 +234,7 @@ def _ended_by_machine(
         why = seen.state_reason or f"EC2 shows it {seen.seen}"
         message = f"{attempt.instance_id} is gone without a last word: {why}"
         return _end(attempt, Outcome.LOST, Reason.MACHINE_LOST, message)
-    if attempt.notice_at_ms is not None and _past(
+    if attempt.notice_at_ms is not None and past(
         now_ms, attempt.notice_at_ms, limits.notice_grace_s
     ):
         message = f"spot notice, then silence for {limits.notice_grace_s:.0f} s"
@@ -207,8 +243,7 @@ def _ended_by_machine(
 
 
 def _to_sealing(attempt: Attempt) -> Decision:
-    message = f"exit code {attempt.exit_code} ({attempt.exit_cause})"
-    return Decision(Phase.SEALING, Reason.EXITED, message)
+    return Decision(Phase.SEALING, Reason.EXITED, ending_text(attempt))
 
 
 def _end(attempt: Attempt, outcome: Outcome, reason: Reason, message: str) -> Decision:
@@ -219,7 +254,3 @@ def _end(attempt: Attempt, outcome: Outcome, reason: Reason, message: str) -> De
         outcome=outcome,
         actions=(Terminate(attempt.instance_id),),
     )
-
-
-def _past(now_ms: int, since_ms: int, bound_s: float) -> bool:
-    return now_ms >= since_ms + bound_s * 1000

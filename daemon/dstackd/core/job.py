@@ -33,6 +33,10 @@ class Job:
     array_index: int | None = None
     cost_usd: float = 0.0
     """Of the attempts that are over."""
+    leaving: int = 0
+    """Earlier attempts whose machines were not seen gone yet (`core.leaving`)."""
+    leaving_usd: float = 0.0
+    """What these, and idle machines that wait on the job's account, can still come to cost; read for queued jobs only."""
     next_visit_at_ms: int = 0
     spec_problem: str = ""
     """Why this version cannot read the accepted spec; `spec` is then a stand-in that runs nothing."""
@@ -42,8 +46,20 @@ class Job:
     """sha256 of each packed local input, in the spec's order; empty until staged."""
     interruptions: int = 0
     """How many attempts EC2 took the machine from; read for queued jobs only, as is the next."""
+    needs_own_machine: bool = False
+    """The last attempt was given to an idle machine and never started there; read for queued jobs only."""
     reclaimed: str = ""
     """What EC2 took from the last attempt (`core.avoidance.pool`), empty when that ended otherwise."""
+
+    @property
+    def lacks_inputs(self) -> int:
+        """How many inputs of the control host are not in the bucket yet; those from S3 are the machine's business."""
+        return sum(not each.is_s3 for each in self.spec.inputs) - len(self.inputs_digest)
+
+    @property
+    def spent_usd(self) -> float:
+        """What the job's earlier attempts have cost, at the worst."""
+        return self.cost_usd + self.leaving_usd
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +81,7 @@ class Attempt:
     notice_at_ms: int | None = None
     exited_at_ms: int | None = None
     exit_cause: str = ""
+    exit_signal: str = ""
     sealed_at_ms: int | None = None
     seal_verdict: str = ""
     done_at_ms: int | None = None
@@ -73,5 +90,9 @@ class Attempt:
     heartbeat_at_ms: int | None = None
     stop_requested_at_ms: int | None = None
     terminate_requested_at_ms: int | None = None
+    reused: bool = False
+    """Its machine has run other jobs before; `launched_at_ms` is when this one got it."""
+    released_at_ms: int | None = None
+    """When its machine was done with it and waited for another job; it may run that one now."""
     log_lines_sent: int | None = None
     log_lines_seen: int = 0

@@ -11,6 +11,8 @@ class Limits:
 
     boot_timeout_s: float = 600.0
     """From RunInstances' answer to the runner's first command."""
+    take_timeout_s: float = 120.0
+    """From the moment when an idle machine was given a job until it says that it knows it."""
     heartbeat_timeout_s: float = 300.0
     """Silence of a running machine after which it counts as lost."""
     notice_grace_s: float = 150.0
@@ -27,3 +29,10 @@ class Limits:
     """Between two TerminateInstances for a machine that does not go."""
     boot_failures_max: int = 3
     """Machines in a row that may fail to start the commands."""
+    machine_lifetime_s: float = 604_800.0
+    """After which a machine ends itself, whatever runs; `core.lifetime` says what most of them get."""
+
+
+def past(now_ms: int, since_ms: int, bound_s: float) -> bool:
+    """Whether a bound that runs since `since_ms` is over."""
+    return now_ms >= since_ms + bound_s * 1000

@@ -22,7 +22,9 @@ class Phase(StrEnum):
     RUNNING = "running"
     """The commands run; for an array, its elements do. Out: machines (intake, for an array)."""
     SEALING = "sealing"
-    """The commands ended; artifacts and logs travel. Out: machines, on the runner's last word or a bound."""
+    """The commands ended; artifacts and logs travel. Out: machines, on the runner's last word or a bound; to QUEUED only
+    on the last word, when another attempt follows while the machine goes, and to a terminal phase only when the machine
+    does not go but waits for another job."""
     TERMINATING = "terminating"
     """The machine is asked to go. Out: machines, when EC2 shows it gone."""
     SUCCEEDED = "succeeded"
@@ -44,7 +46,9 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.RUNNING: frozenset(
         {Phase.SEALING, Phase.TERMINATING, Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED}
     ),
-    Phase.SEALING: frozenset({Phase.TERMINATING}),
+    Phase.SEALING: frozenset(
+        {Phase.TERMINATING, Phase.QUEUED, Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED}
+    ),
     Phase.TERMINATING: frozenset({Phase.QUEUED, Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED}),
     Phase.SUCCEEDED: frozenset(),
     Phase.FAILED: frozenset(),

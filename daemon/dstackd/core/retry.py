@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dstackd.core.ending import ending_text
 from dstackd.core.job import Attempt, Job
 from dstackd.core.limits import Limits
 from dstackd.core.phase import Outcome, Phase, Reason
@@ -55,7 +56,7 @@ def conclude(job: Job, attempt: Attempt, *, limits: Limits, now_ms: int) -> Verd
 
 
 def _retry_or_fail(job: Job, attempt: Attempt, outcome: Outcome, *, now_ms: int) -> Verdict:
-    what = f"exit code {attempt.exit_code}" if outcome is Outcome.EXITED else f"attempt {outcome}"
+    what = ending_text(attempt) if outcome is Outcome.EXITED else f"attempt {outcome}"
     if job.cancel_requested:
         return Verdict(Phase.CANCELLED, Reason.CANCEL_REQUESTED, f"cancelled; {what}")
     retry = job.spec.retry
@@ -80,6 +81,8 @@ def _boot_again_or_fail(job: Job, attempt: Attempt, *, limits: Limits) -> Verdic
     )
     if job.cancel_requested:
         return Verdict(Phase.CANCELLED, Reason.CANCEL_REQUESTED, f"cancelled; {what}")
+    if attempt.reused:  # an idle machine that goes is nobody's failure; the next one is the job's own
+        return Verdict(Phase.QUEUED, Reason.RETRY, f"{what}; a machine of its own follows")
     if job.boot_failures + 1 >= limits.boot_failures_max:
         message = f"{what}; {limits.boot_failures_max} machines in a row did not start the commands"
         return Verdict(Phase.FAILED, Reason.RETRIES_EXHAUSTED, message)

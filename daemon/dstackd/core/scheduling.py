@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from dstackd.core.job import Job
 from dstackd.core.offering import Offering
+from dstackd.core.reuse import IdleMachine
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class Candidate:
     offering: Offering
     spent_usd: float = 0.0
     """What the job's earlier attempts have cost."""
+    machine: IdleMachine | None = None
+    """The idle machine that it would get; it is there already, so it takes no room."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,8 +37,8 @@ def decide_queued(job: Job, *, now_ms: int) -> Wait | None:
         return Wait(
             Phase.FAILED, Reason.BAD_SPEC, f"accepted, but not readable now: {job.spec_problem}"
         )
-    if job.spec.inputs and len(job.inputs_digest) < len(job.spec.inputs):
-        message = f"uploading {len(job.spec.inputs)} input(s) to the bucket"
+    if job.lacks_inputs > 0:
+        message = f"uploading {job.lacks_inputs} input(s) to the bucket"
         return Wait(None, Reason.STAGING_INPUTS, message)
     within_s = job.spec.retry.within_s
     if (
@@ -66,6 +66,16 @@ def decide_without_capacity(job: Job, refusal: Refusal, *, now_ms: int) -> Wait:
         message += f"; given up at {utc_text(ends_ms)} (retry.within)"
         retry_s = min(retry_s, max((ends_ms + 1 - now_ms) / 1000, 1.0))
     return Wait(None, refusal.reason, message, retry_s=retry_s)
+
+
+def while_leaving(job: Job, wait: Wait) -> Wait:
+    """A job does not end before all its machines have, nor for want of money that a machine may not need: it waits
+    until the machine is gone, which wakes it.
+    """
+    if wait.phase is None or not job.leaving:
+        return wait
+    message = f"{wait.message}; first the machine of the attempt before has to be gone"
+    return Wait(None, wait.reason, message)
 
 
 def what_would_help(spec: JobSpec) -> str:

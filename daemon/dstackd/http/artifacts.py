@@ -1,118 +1,106 @@
-"""/v1/jobs/{id}/artifacts. Law: shows what a sealed manifest lists, and reads no other object of the bucket.
-
-A manifest comes from the machine, so its paths are looked at before they become part of a key.
-"""
+"""/v1/jobs/{id}/artifacts. Law: a part is never taken for the whole: what is not as its manifest says breaks the connection or is refused."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import asdict
-from functools import partial
-from typing import Any
 
 from aiohttp import web
 
-from dstackd import artifact_manifest, protocol
-from dstackd.artifact_manifest import Manifest, ManifestError, ManifestFile
-from dstackd.errors import NotFound, OperatingError
-from dstackd.http.asked import refuse_parameter, whole
+from dstackd.artifact_manifest import ManifestFile
+from dstackd.errors import CloudError, NotFound, OperatingError
+from dstackd.http.artifact_checks import as_they_are, check_all
+from dstackd.http.artifact_sets import ArtifactSet, ArtifactSets
+from dstackd.http.asked import refuse_parameter
 from dstackd.http.context import HttpContext
-from dstackd.http.job_names import one_job
-from dstackd.http.responses import Refusal, reply, streamed
+from dstackd.http.responses import Refusal, json_line, reply, streamed
 from dstackd.ports import Bucket
-from dstackd.store import queries
-
-MANIFESTS_KEPT = 8
-"""Whoever pulls a thousand files asks for their manifest a thousand times; a sealed one never changes."""
 
 
 class ArtifactCalls:
-    """The two calls, and the manifests that were read last."""
+    """The three calls."""
 
     def __init__(self, context: HttpContext) -> None:
-        self._context = context
-        self._kept: dict[str, Manifest] = {}
+        self._sets = ArtifactSets(context)
 
     def routes(self) -> list[web.RouteDef]:
         return [
             web.get("/v1/jobs/{job}/artifacts", self._list),
             web.get("/v1/jobs/{job}/artifacts/content", self._content, allow_head=False),
+            web.get("/v1/jobs/{job}/artifacts/verify", self._verify, allow_head=False),
         ]
 
     async def _list(self, request: web.Request) -> web.Response:
-        manifest = await self._asked_for(request)
-        files = [asdict(file) for file in manifest.files]
-        return reply({"attempt": manifest.attempt, "verdict": manifest.verdict, "files": files})
+        artifacts = await self._sets.asked_for(request, newest=True)
+        if "as_they_are" in request.query and not artifacts.sealed:
+            files_now = await as_they_are(self._sets.bucket, artifacts)
+            artifacts = self._sets.correct(artifacts, files_now)
+        files = [asdict(file) for file in artifacts.manifest.files]
+        return reply({**_head(artifacts), "files": files})
 
     async def _content(self, request: web.Request) -> web.StreamResponse:
         path = request.query.get("path")
         if path is None:
             refuse_parameter("path", "is missing", "write the path of a file in the artifacts")
-        manifest = await self._asked_for(request)
-        file = next((file for file in manifest.files if file.path == path), None)
-        where = f"attempt {manifest.attempt} of job {manifest.job_id}"
+        artifacts = await self._sets.asked_for(request)
+        file = next((file for file in artifacts.manifest.files if file.path == path), None)
         if file is None:
-            message = f"{path[:200]!r} is not among the artifacts of {where}"
+            message = f"{path[:200]!r} is not among the artifacts of {artifacts.shown}"
             raise Refusal(404, "no_such_artifact", message)
-        key = protocol.artifact_key(manifest.job_id, manifest.attempt, path)
-        async with aclosing(_chunks(self._bucket, key)) as chunks:
+        key = artifacts.key_of(path)
+        async with aclosing(_chunks(self._sets.bucket, key)) as chunks:
             try:
+                if not artifacts.sealed:
+                    await self._refuse_replaced(key, file)
                 first = await anext(chunks, b"")
             except NotFound:
-                message = f"{path!r} is listed by the manifest of {where}, but gone from the bucket"
+                message = f"{path!r} is listed by the manifest of {artifacts.shown}, but gone from the bucket"
                 raise Refusal(404, "artifact_gone", message) from None
             return await _send(request, file, first, chunks)
 
-    @property
-    def _bucket(self) -> Bucket:
-        if self._context.bucket is None:
-            raise Refusal(503, "no_backend", "this daemon has no backend, so it can read no bucket")
-        return self._context.bucket
+    async def _refuse_replaced(self, key: str, file: ManifestFile) -> None:
+        """While the job runs, an object may be newer than the list. The reader compares the content; its size is promised first."""
+        if (await self._sets.bucket.facts(key)).size_bytes != file.size:
+            message = (
+                f"{file.path!r} was uploaded anew since it was listed; list the artifacts again"
+            )
+            raise Refusal(409, "artifact_replaced", message)
 
-    async def _asked_for(self, request: web.Request) -> Manifest:
-        """The manifest of the attempt in the query, or the newest one that there is."""
-        number = whole(request.query, "attempt", low=1)
-        job = await one_job(self._context.database, request.match_info["job"])
-        rows = await self._context.database.read(partial(queries.job_attempts, job_id=job["id"]))
-        for row in reversed(rows):
-            if number in (None, row["number"]):
-                manifest = await self._manifest(job["id"], row["number"])
-                if manifest is not None:
-                    return manifest
-        which = f"attempt {number} of " if number is not None else ""
-        message = f"{which}job {job['id']} has no sealed artifacts (phase {job['phase']})"
-        raise Refusal(404, "no_artifacts", message + _seal_note(rows, number))
-
-    async def _manifest(self, job_id: str, attempt: int) -> Manifest | None:
-        key = protocol.manifest_key(job_id, attempt)
-        if key in self._kept:
-            return self._kept[key]
-        try:
-            manifest = artifact_manifest.decode(await self._bucket.get(key))
-        except NotFound:
-            return None
-        except ManifestError as error:
-            raise Refusal(502, "bad_manifest", f"{key}: {error}") from None
-        if (manifest.job_id, manifest.attempt) != (job_id, attempt):
-            raise Refusal(502, "bad_manifest", f"{key}: is the manifest of another attempt")
-        for file in manifest.files:
-            if not _is_inside(file.path):
-                raise Refusal(502, "bad_manifest", f"{key}: {file.path!r} leaves the job's folder")
-        while len(self._kept) >= MANIFESTS_KEPT:
-            self._kept.pop(next(iter(self._kept)))
-        self._kept[key] = manifest
-        return manifest
+    async def _verify(self, request: web.Request) -> web.StreamResponse:
+        """Lines: what is looked at; each file that is not as listed; how far it is; `done`, or why it broke off."""
+        artifacts = await self._sets.asked_for(request, newest=True)
+        manifest = artifacts.manifest
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        async with streamed(request, response):
+            counts = {"files": len(manifest.files), "bytes": manifest.size_bytes}
+            await response.write(json_line({**_head(artifacts), **counts}))
+            await response.write(json_line(await _check(response, self._sets.bucket, artifacts)))
+        return response
 
 
-def _is_inside(path: str) -> bool:
-    return not {"", ".", ".."} & set(path.split("/")) and "\0" not in path
+async def _check(response: web.StreamResponse, bucket: Bucket, artifacts: ArtifactSet) -> object:
+    """Write a line for each problem; the last line."""
+    checked = read_bytes = problems = 0
+    try:
+        async with aclosing(check_all(bucket, artifacts)) as checks:
+            async for some in checks:
+                bad = [each for each in some if each.problem]
+                for each in bad:
+                    line = {"path": each.path, "problem": each.problem}
+                    await response.write(json_line(line))
+                problems += len(bad)
+                checked += len(some)
+                read_bytes += sum(each.read_bytes for each in some)
+                await response.write(json_line({"checked": checked}))
+    except CloudError as error:
+        return {"error": f"{error}; {error.advice}" if error.advice else str(error)}
+    return {"done": True, "checked": checked, "problems": problems, "read_bytes": read_bytes}
 
 
-def _seal_note(rows: list[dict[str, Any]], number: int | None) -> str:
-    notes = (row["seal_message"] for row in reversed(rows) if number in (None, row["number"]))
-    note = next((note for note in notes if note), "")
-    return f": {note}" if note else ""
+def _head(artifacts: ArtifactSet) -> dict[str, object]:
+    manifest = artifacts.manifest
+    return {"attempt": manifest.attempt, "verdict": manifest.verdict, "sealed": artifacts.sealed}
 
 
 async def _chunks(bucket: Bucket, key: str) -> AsyncGenerator[bytes, None]:

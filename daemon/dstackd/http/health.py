@@ -60,6 +60,7 @@ class HealthPages:
             checks.database_check(database),
             checks.schema_check(vitals),
             checks.start_check(vitals),
+            checks.rules_check(vitals),
             *checks.loop_checks(vitals, now_s=context.clock.monotonic_s()),
             *checks.aws_checks(context.api_calls()),
             *checks.queue_checks(counts, now_ms=context.clock.now_ms()),

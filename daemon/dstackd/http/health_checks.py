@@ -100,6 +100,13 @@ def start_check(vitals: Vitals) -> Check:
     return Check("start:firstPass", "daemon", "component", status, done, "done", problem)
 
 
+def rules_check(vitals: Vitals) -> Check:
+    """The bucket's lifecycle rules: without them, what broke off or was forgotten is paid for."""
+    problem = vitals.bucket_rules_problem
+    status = Status.WARN if problem else Status.PASS
+    return Check("bucket:rules", "bucket", "system", status, not problem, "set", problem)
+
+
 def loop_problem(pulse: LoopPulse, *, now_s: float) -> str:
     """Why the loop counts as wedged; empty when it turns."""
     if not pulse.is_wedged(now_s):

@@ -128,6 +128,11 @@ class LogReader:
             "exit_code": progress.exit_code,
             "lines": self._at.lines,
             "missing": self._at.missing,
+            "verdicts": {
+                str(each.number): each.verdict
+                for each in progress.attempts
+                if each.verdict and self._asked.attempt in {None, each.number}
+            },
         }
 
 

@@ -1,7 +1,7 @@
 """What a reader of a job's log does next. Law: pure; progress and position in, step out.
 
 An attempt's log is whole when as many lines are stored as the machine says it sent, a line that stands for lost ones counting
-for all of them. A machine that died did not say: then a while without new lines has to do.
+for all of them. A machine that died did not say: then a while without new lines has to do. The end comes with the verdict.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def is_whole(attempt: AttemptProgress | None, last_n: int) -> bool:
     """No line can come any more; for an attempt that is over."""
     if attempt is None or not attempt.started:
         return True
-    return attempt.lines_sent is not None and last_n >= attempt.lines_sent
+    all_here = attempt.lines_sent is not None and last_n >= attempt.lines_sent
+    return all_here and bool(attempt.verdict)
 
 
 def next_step(progress: LogProgress, position: Position, asked: Selection, *, now_s: float) -> Step:

@@ -15,6 +15,9 @@ from typing import Any
 from dstackd.local.corrections.state import Launched, tags_of
 
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/homebrew/bin"
+# Not CONTAINER_…: CONTAINER_NAME and the like are other programs' names.
+_ENGINE_NAMES = frozenset({"CONTAINER_HOST", "STORAGE_DRIVER", "STORAGE_OPTS", "XDG_RUNTIME_DIR"})
+_ENGINE_PREFIXES = ("CONTAINERS_", "DOCKER_")
 
 
 def environment(directory: Path, *, endpoint_url: str) -> dict[str, str]:
@@ -23,6 +26,8 @@ def environment(directory: Path, *, endpoint_url: str) -> dict[str, str]:
     user = _user_name()
     return {
         **loader_environment(),
+        **engine_environment(),
+        **_job_user(),
         "PATH": f"{home}/bin:{Path(sys.executable).parent}:{_SYSTEM_PATH}",
         "HOME": home,
         "TMPDIR": f"{home}/tmp",  # noqa: S108  the machine's own
@@ -32,6 +37,12 @@ def environment(directory: Path, *, endpoint_url: str) -> dict[str, str]:
         "LOGNAME": user,
         "AWS_ENDPOINT_URL": endpoint_url,
     }
+
+
+def _job_user() -> dict[str, str]:
+    """Whom the runner takes for its jobs' user when the cloud was started by root."""
+    name = os.environ.get("DSTACKD_LOCAL_JOB_USER")
+    return {"DSTACKD_LOCAL_JOB_USER": name} if name else {}
 
 
 def metadata_facts(launched: Launched, key: str) -> dict[str, Any]:
@@ -99,6 +110,21 @@ def loader_environment() -> dict[str, str]:
     """Return what this Python may need to find its own shared libraries."""
     names = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH")
     return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def engine_environment() -> dict[str, str]:
+    """Return where this person's Docker or Podman is: a machine has no engine of its own."""
+    return {
+        name: text
+        for name, text in os.environ.items()
+        if name in _ENGINE_NAMES or name.startswith(_ENGINE_PREFIXES)
+    } | _docker_settings()
+
+
+def _docker_settings() -> dict[str, str]:
+    """Docker looks for its context below HOME, which is another one on a machine."""
+    settings = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    return {"DOCKER_CONFIG": str(settings)} if settings.is_dir() else {}
 
 
 def _user_name() -> str:

@@ -161,6 +161,7 @@ def _error(answer: Answer) -> AwsError:
         status=answer.status,
         message=message,
         date=answer.headers.get("date", ""),
+        region=answer.headers.get("x-amz-bucket-region", ""),
     )
 
 

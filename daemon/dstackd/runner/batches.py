@@ -6,46 +6,52 @@ the first event to the last, in time order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import NamedTuple
 
 from dstackd import protocol
-from dstackd.runner.logs import Event
+from dstackd.runner import records
+from dstackd.runner.records import Record
 
 SPAN_MS_MAX = 24 * 3_600_000
 
 
+class Batch(NamedTuple):
+    """The events of one call: `body` is their JSON objects with commas between."""
+
+    events: int
+    body: bytes
+
+
 class Batcher:
-    """Cuts the records that `read` gives (`<ms> <message>`) into batches."""
+    """Puts the records that `read` gives together, as many as go into one call."""
 
     def __init__(self, read: Callable[[], bytes | None]) -> None:
         self._read = read
-        self._waiting: tuple[Event, int] | None = None
+        self._waiting: Record | None = None
 
-    def take(self) -> list[Event]:
-        """The next batch, as full as what there is; empty when there is nothing."""
-        batch: list[Event] = []
-        size_bytes = 0
-        for event, event_bytes in self._events():
-            full = (
-                size_bytes + event_bytes > protocol.LOG_BATCH_BYTES_MAX
-                or len(batch) >= protocol.LOG_BATCH_EVENTS_MAX
-                or bool(batch and event[0] - batch[0][0] >= SPAN_MS_MAX)
+    def take(self) -> Batch:
+        """The next batch, as full as whole records make it; no events when there is nothing."""
+        batch: list[Record] = []
+        events = size_bytes = 0
+        while (record := self._next()) is not None:
+            events += record.events
+            size_bytes += record.size_bytes
+            too_much = (
+                size_bytes > protocol.LOG_BATCH_BYTES_MAX
+                or events > protocol.LOG_BATCH_EVENTS_MAX
+                or bool(batch and record.at_ms - batch[0].at_ms >= SPAN_MS_MAX)
             )
-            if batch and full:
-                self._waiting = (event, event_bytes)
+            if batch and too_much:
+                self._waiting = record
+                events -= record.events
                 break
-            batch.append(event)
-            size_bytes += event_bytes
-        return batch
+            batch.append(record)
+        return Batch(events, b",".join(record.body for record in batch))
 
-    def _events(self) -> Iterator[tuple[Event, int]]:
+    def _next(self) -> Record | None:
         if self._waiting is not None:
             waiting, self._waiting = self._waiting, None
-            yield waiting
-        while True:
-            record = self._read()
-            if record is None:
-                return
-            at_ms, _, message = record.partition(b" ")
-            event = (int(at_ms), message.decode())
-            yield event, len(message) + protocol.LOG_EVENT_OVERHEAD_BYTES
+            return waiting
+        record = self._read()
+        return None if record is None else records.decode(record)

@@ -4,72 +4,154 @@ is there and verified, or the stage fails; nothing is written outside the job's 
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import tarfile
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 from dstackd import artifact_manifest, protocol
-from dstackd.artifact_manifest import Manifest, ManifestError, ManifestFile
+from dstackd.artifact_manifest import Manifest, ManifestError
 from dstackd.launch_document import InputDocument, JobDocument
-from dstackd.runner.download import PATIENCE_S, WrongDigest, download
-from dstackd.runner.errors import RunnerError, StageFailed
-from dstackd.runner.journal import Journal
-from dstackd.runner.paths import UnsafePath, below
+from dstackd.runner.download import PATIENCE_S, Download, Wanted, WrongDigest
+from dstackd.runner.errors import NoRoom, RunnerError, StageFailed
+from dstackd.runner.paths import Places, UnsafePath, below
+from dstackd.runner.progress import Progress, size_text
 from dstackd.runner.s3 import Bucket
+from dstackd.runner.s3_inputs import Source, fetch, look_at
 from dstackd.runner.unpack import UnsafeTar, unpack
 
-THREADS = 4
-_UNUSABLE = (RunnerError, WrongDigest, UnsafePath, UnsafeTar, tarfile.TarError, OSError)
+Say = Callable[[str], None]
+_UNUSABLE = (
+    RunnerError,
+    WrongDigest,
+    ManifestError,
+    UnsafePath,
+    UnsafeTar,
+    tarfile.TarError,
+    OSError,
+)
 
 
-def restore_inputs(job: JobDocument, *, job_dir: str, scratch_dir: str, bucket: Bucket) -> None:
-    """Unpack each input at its target, in the order given. Raises StageFailed."""
-    for wanted in job.inputs:
-        _restore_input(wanted, job_dir=job_dir, scratch_dir=scratch_dir, bucket=bucket)
-
-
-def _restore_input(
-    wanted: InputDocument, *, job_dir: str, scratch_dir: str, bucket: Bucket
+def restore_inputs(
+    job: JobDocument, *, job_dir: str, scratch_dir: str, bucket: Bucket, say: Say
 ) -> None:
-    packed = os.path.join(scratch_dir, "input.tar")
+    """Unpack each input at its target in the order given, then fetch those of S3. `say` hears how far
+    it is. Raises StageFailed.
+    """
+    if not job.inputs and not job.s3_inputs:
+        return
+    with ExitStack() as opened:
+        sources = [look_at(wanted, own=bucket, opened=opened) for wanted in job.s3_inputs]
+        tars = [_tar_size(wanted, bucket) for wanted in job.inputs]
+        size_bytes = sum(tars) + sum(source.size_bytes for source in sources)
+        # A tar and what is in it are on the disk at the same time.
+        _require_room(size_bytes + max(tars, default=0), job_dir)
+        progress = Progress("inputs", size_bytes, say)
+        for wanted, size in zip(job.inputs, tars):
+            _restore_tar(
+                wanted,
+                size,
+                job_dir=job_dir,
+                scratch_dir=scratch_dir,
+                bucket=bucket,
+                progress=progress,
+            )
+        for source in sources:
+            _fetch_source(source, job_dir, progress)
+        progress.end()
+
+
+def _tar_size(wanted: InputDocument, bucket: Bucket) -> int:
     try:
-        download(bucket, protocol.input_key(wanted.sha256), packed, sha256=wanted.sha256)
-        unpack(packed, below(job_dir, wanted.target))
-        os.unlink(packed)
-    except _UNUSABLE as error:
+        return bucket.head(protocol.input_key(wanted.sha256), patience_s=PATIENCE_S).size
+    except RunnerError as error:
         raise StageFailed("inputs", f"{wanted.target}: {error}") from error
 
 
-def restore_attempt(job: JobDocument, *, job_dir: str, bucket: Bucket, journal: Journal) -> None:
-    """Put the artifacts of the newest earlier attempt that sealed any into the job's folder.
-    Raises StageFailed.
+def _require_room(size_bytes: int, folder: str) -> None:
+    free_bytes = shutil.disk_usage(folder).free
+    if size_bytes > free_bytes:
+        need, free = size_text(size_bytes), size_text(free_bytes)
+        message = f"they need {need} and the disk has {free}: ask for more resources.disk"
+        raise StageFailed("inputs", message)
+
+
+def _restore_tar(
+    wanted: InputDocument,
+    size: int,
+    *,
+    job_dir: str,
+    scratch_dir: str,
+    bucket: Bucket,
+    progress: Progress,
+) -> None:
+    packed = os.path.join(scratch_dir, "input.tar")
+    key = protocol.input_key(wanted.sha256)
+    try:
+        tar = Wanted(key, packed, size=size, sha256=wanted.sha256)
+        Download(bucket, tick=progress.add).fetch([tar])
+        unpack(packed, below(job_dir, wanted.target))
+        os.unlink(packed)
+    except _UNUSABLE as error:
+        raise _failed("inputs", wanted.target, error, job_dir) from error
+
+
+def _fetch_source(source: Source, job_dir: str, progress: Progress) -> None:
+    try:
+        fetch(source, job_dir=job_dir, tick=progress.add)
+    except StageFailed:
+        raise
+    except _UNUSABLE as error:
+        raise _failed("inputs", source.wanted.target, error, job_dir) from error
+
+
+def _failed(stage: str, what: str, error: BaseException, folder: str) -> StageFailed:
+    message = f"{what}: {error}"
+    full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+    if full or isinstance(error, NoRoom):
+        free = size_text(shutil.disk_usage(folder).free)
+        message += f" ({free} are free: ask for more resources.disk)"
+    return StageFailed(stage, message)
+
+
+def restore_attempt(job: JobDocument, *, job_dir: str, bucket: Bucket, say: Say) -> int | None:
+    """Put the artifacts of the newest earlier attempt that has any, sealed or partial, into the job's
+    folder. The attempt's number, or None. Raises StageFailed.
     """
     try:
-        manifest = _newest_manifest(job, bucket=bucket)
-        if manifest is None:
-            return
-        journal.say(f"resumes attempt {manifest.attempt}: {len(manifest.files)} files")
-        with ThreadPoolExecutor(THREADS) as pool:
-            for result in [
-                pool.submit(_restore_file, file, manifest, job_dir, bucket)
-                for file in manifest.files
-            ]:
-                result.result()
-    except (RunnerError, WrongDigest, ManifestError, UnsafePath, OSError) as error:
-        raise StageFailed("resume", str(error)) from error
-
-
-def _newest_manifest(job: JobDocument, *, bucket: Bucket) -> Manifest | None:
-    for attempt in job.resume_from:
-        key = protocol.manifest_key(job.job_id, attempt)
-        content = bucket.get(key, patience_s=PATIENCE_S)
-        if content is not None:
-            return artifact_manifest.decode(content)
+        for attempt in job.resume_from:
+            for key, or_newer in (
+                (protocol.manifest_key(job.job_id, attempt), False),
+                (protocol.partial_manifest_key(job.job_id, attempt), True),
+            ):
+                content = bucket.get(key, patience_s=PATIENCE_S)
+                if content is not None:
+                    manifest = artifact_manifest.decode(content)
+                    _restore(manifest, job_dir, bucket, or_newer=or_newer, say=say)
+                    return attempt
+    except _UNUSABLE as error:
+        raise _failed("resume", "artifacts", error, job_dir) from error
     return None
 
 
-def _restore_file(file: ManifestFile, manifest: Manifest, job_dir: str, bucket: Bucket) -> None:
-    path = below(job_dir, file.path)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    key = protocol.artifact_key(manifest.job_id, manifest.attempt, file.path)
-    download(bucket, key, path, sha256=file.sha256, mode=file.mode)
+def _restore(manifest: Manifest, job_dir: str, bucket: Bucket, *, or_newer: bool, say: Say) -> None:
+    size = size_text(manifest.size_bytes)
+    say(f"resumes attempt {manifest.attempt}: {len(manifest.files)} files, {size}")
+    progress = Progress("artifacts of the attempt before", manifest.size_bytes, say)
+    Download(bucket, tick=progress.add).fetch(_wanted(manifest, job_dir, or_newer=or_newer))
+    progress.end()
+
+
+def _wanted(manifest: Manifest, job_dir: str, *, or_newer: bool) -> Iterator[Wanted]:
+    places = Places(job_dir)
+    for file in manifest.files:
+        yield Wanted(
+            key=protocol.artifact_key(manifest.job_id, manifest.attempt, file.path),
+            path=places.place(file.path),
+            size=file.size,
+            sha256=file.sha256,
+            mode=file.mode,
+            or_newer=or_newer,
+        )

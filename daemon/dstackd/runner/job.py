@@ -1,47 +1,59 @@
-"""The job's commands as one process group. Law: whatever the commands do, `wait` ends.
+"""The job's commands, from their start to their end. Law: whatever the commands do, `wait` ends.
 
-The commands are one shell script, run as `bash -e` (sh where there is no bash), in a session of
-their own, with standard input empty and an environment that has nothing of the runner's.
+The commands are one shell script, run in an enclosure (`enclosure.py`): the machine itself or a
+container. Their standard input is empty and their environment has nothing of the runner's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-import pwd
-import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dstackd.launch_document import JobDocument
+from dstackd.runner.account import Account
+from dstackd.runner.enclosure import Enclosure
 from dstackd.runner.job_log import STDERR, STDOUT, JobLog
-from dstackd.runner.stopping import EXIT, INTERRUPTED, TIMED_OUT, StopSwitch
+from dstackd.runner.stopping import EXIT, INTERRUPTED, OUT_OF_MEMORY, TIMED_OUT, StopSwitch
 
 PIPE_BYTES = 65_536
 LAST_OUTPUT_S = 5.0
-"""A process that left the group may hold the pipes for ever; its output is not waited for longer."""
+"""A process that cannot be killed may hold the pipes for ever; its output is not waited for longer."""
 KILL_S = 10.0
 """SIGKILL works at once, except on a process that waits for a device."""
-_GROUP_POLL_S = 0.05
+_LIFE_POLL_S = 0.05
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_INHERITED = ("PATH", "HOME", "LANG", "TMPDIR")
+_INHERITED = ("PATH", "LANG")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the commands ended: `code` is 128+n for signal n."""
+    """How the commands ended: `code` is 128+n for signal n, whose name is `signal_name`.
+
+    A shell that ends because a signal took its last command reports it so too.
+    """
 
     code: int
     cause: str
+    signal_name: str = ""
 
 
 def job_environment(
-    job: JobDocument, *, job_dir: str, environ: Mapping[str, str]
+    job: JobDocument,
+    *,
+    job_dir: str,
+    account: Account,
+    previous_attempt: int | None,
+    environ: Mapping[str, str],
 ) -> dict[str, str]:
-    """The spec's variables over a few that every program expects; DSTACKD_* over both."""
+    """The spec's variables over a few that every program expects; DSTACKD_* over both.
+
+    `previous_attempt` is the attempt whose artifacts are in the job's folder, if any are.
+    """
     ours = {
         "DSTACKD_JOB_ID": job.job_id,
         "DSTACKD_ATTEMPT": str(job.attempt),
@@ -50,9 +62,37 @@ def job_environment(
     }
     if job.array_index is not None:
         ours["DSTACKD_ARRAY_INDEX"] = str(job.array_index)
+    if previous_attempt is not None:
+        ours["DSTACKD_PREVIOUS_ATTEMPT"] = str(previous_attempt)
+        ours["DSTACKD_PREVIOUS_ATTEMPT_DIR"] = job_dir
     inherited = {name: environ[name] for name in _INHERITED if environ.get(name)}
-    common = {"PATH": DEFAULT_PATH, "HOME": pwd.getpwuid(os.getuid()).pw_dir, "LANG": "C.UTF-8"}
+    if environ.get("TMPDIR") and not account.is_other:
+        inherited["TMPDIR"] = environ["TMPDIR"]
+    common = {
+        "PATH": DEFAULT_PATH,
+        "LANG": "C.UTF-8",
+        "HOME": account.home,
+        "USER": account.name,
+        "LOGNAME": account.name,
+        "SHELL": account.shell,
+    }
     return {**common, **inherited, **job.env, **ours}
+
+
+def signal_name(code: int) -> str:
+    """SIGKILL for 137; empty where the code stands for no signal."""
+    try:
+        return signal.Signals(code - 128).name
+    except ValueError:
+        return ""
+
+
+def _signal_number(name: str) -> int:
+    """Raises ValueError."""
+    try:
+        return signal.Signals[name]
+    except KeyError as error:
+        raise ValueError(f"{name!r} is not a signal") from error
 
 
 class RunningJob:
@@ -62,53 +102,53 @@ class RunningJob:
         self,
         job: JobDocument,
         *,
+        enclosure: Enclosure,
         script_path: str,
         working_dir: str,
         environment: Mapping[str, str],
         log: JobLog,
         switch: StopSwitch,
     ) -> None:
-        """Start the commands. Raises OSError, ValueError."""
+        """Start the commands. Raises OSError, ValueError, StageFailed."""
         self._job = job
+        self._enclosure = enclosure
         self._log = log
         self._switch = switch
         self._exit_code: int | None = None
         self._kill_at: float | None = None
-        with open(script_path, "w", encoding="utf-8", errors="surrogateescape") as script:
-            script.write("\n".join(job.commands) + "\n")
-        shell = shutil.which("bash") or "/bin/sh"
-        self._process = subprocess.Popen(
-            [shell, "-e", script_path],
-            cwd=working_dir,
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        self._stop_signal = _signal_number(job.stop_signal)
+        _write_script(job, script_path)
+        try:
+            self._process = enclosure.start(
+                script_path, working_dir=working_dir, environment=environment
+            )
+        except BaseException:
+            enclosure.close()
+            raise
         self._started_at = time.monotonic()
         self._readers = [self._reader(STDOUT), self._reader(STDERR)]
         self._reaper = threading.Thread(target=self._reap, name="reaper", daemon=True)
         self._reaper.start()
 
     def wait(self) -> Outcome:
-        """Until the commands ended, or were ended; nothing of their group is left then."""
+        """Until the commands ended, or were ended; nothing of them is left then."""
         while not self._is_over():
             self._switch.wait(self._next_look_s())
-        self._signal(signal.SIGKILL)
+        self._enclosure.signal(signal.SIGKILL)
         self._reaper.join(KILL_S)
         return self._outcome()
 
     def drain(self) -> None:
-        """Take what is still in the pipes, then close the log."""
+        """Take what is still in the pipes, close the log, then the enclosure."""
         until = time.monotonic() + LAST_OUTPUT_S
         for reader in self._readers:
             reader.join(max(0.0, until - time.monotonic()))
         self._log.close()
+        self._enclosure.close()
 
     def _is_over(self) -> bool:
         now = time.monotonic()
-        if self._exit_code is not None and (self._kill_at is None or not self._group_lives()):
+        if self._exit_code is not None and (self._kill_at is None or not self._enclosure.lives()):
             return True
         limit_s = self._job.max_duration_s
         if limit_s is not None and now >= self._started_at + limit_s:
@@ -117,7 +157,7 @@ class RunningJob:
         if order is None:
             return False
         if self._kill_at is None:
-            self._signal(signal.SIGTERM)
+            self._enclosure.signal(self._stop_signal)
             self._kill_at = now + order.grace_s
         self._kill_at = min(self._kill_at, now + order.grace_s)
         return now >= self._kill_at
@@ -126,7 +166,7 @@ class RunningJob:
         now = time.monotonic()
         if self._kill_at is not None:
             # The script may end before what it started, which still has its grace.
-            poll_s = _GROUP_POLL_S if self._exit_code is not None else KILL_S
+            poll_s = _LIFE_POLL_S if self._exit_code is not None else KILL_S
             return min(poll_s, max(0.0, self._kill_at - now))
         if self._job.max_duration_s is None:
             return None
@@ -134,23 +174,13 @@ class RunningJob:
 
     def _outcome(self) -> Outcome:
         code = self._exit_code if self._exit_code is not None else 128 + signal.SIGKILL
+        return Outcome(code, self._cause(code), signal_name(code))
+
+    def _cause(self, code: int) -> str:
         order = self._switch.current() if self._kill_at is not None else None
-        if order is None or (order.cause == INTERRUPTED and code == 0):
-            return Outcome(code, EXIT)
-        return Outcome(code, order.cause)
-
-    def _signal(self, number: int) -> None:
-        try:
-            os.killpg(self._process.pid, number)
-        except (ProcessLookupError, PermissionError):
-            return  # gone; macOS says PermissionError when only zombies are left
-
-    def _group_lives(self) -> bool:
-        try:
-            os.killpg(self._process.pid, 0)
-        except (ProcessLookupError, PermissionError):
-            return False
-        return True
+        if order is not None and not (order.cause == INTERRUPTED and code == 0):
+            return order.cause
+        return OUT_OF_MEMORY if code != 0 and self._enclosure.ran_out_of_memory() else EXIT
 
     def _reap(self) -> None:
         code = self._process.wait()
@@ -169,3 +199,13 @@ class RunningJob:
         thread = threading.Thread(target=read, name=source, daemon=True)
         thread.start()
         return thread
+
+
+def _write_script(job: JobDocument, path: str) -> None:
+    """A new file that everybody may read and nobody writes: its reader may be any user."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    script = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
+    with open(script, "w", encoding="utf-8", errors="surrogateescape") as file:
+        os.fchmod(script, 0o444)  # whatever the umask says
+        file.write("\n".join(job.commands) + "\n")

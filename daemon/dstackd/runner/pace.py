@@ -19,6 +19,11 @@ def backoff_s(attempt: int) -> float:
     return full_s * (0.5 + int.from_bytes(os.urandom(2), "big") / 131072)
 
 
+def spread_s(interval_s: float) -> float:
+    """About `interval_s`: a quarter more or less, so that machines do not keep in step."""
+    return interval_s * (0.75 + int.from_bytes(os.urandom(2), "big") / 131072)
+
+
 class Deadline:
     """A point in monotonic time."""
 

@@ -7,20 +7,35 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from dstackd.runner.aws import AwsApi
 from dstackd.runner.credentials import InstanceCredentials
 from dstackd.runner.errors import AwsError
-from dstackd.runner.sigv4 import encode_path
+from dstackd.runner.pace import Deadline, backoff_s
+from dstackd.runner.sigv4 import PAYLOAD_HEADER, encode_path
 from dstackd.runner.wire import Sink
 
 CHECKSUM_HEADER = "x-amz-checksum-sha256"
+KEY_BYTES_MAX = 1024
+"""In UTF-8 (S3 user guide, "Naming Amazon S3 objects")."""
 
 
 def partition_domain(region: str) -> str:
     """DNS name that the region's endpoints end in."""
     return "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+
+
+@dataclass(frozen=True)
+class ObjectHead:
+    """What S3 tells about an object; header names are in lower case."""
+
+    size: int
+    etag: str
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Bucket:
@@ -36,13 +51,37 @@ class Bucket:
         url = endpoint_url or (f"https://{domain}" if in_path else f"https://{name}.{domain}")
         self._prefix = f"/{name}/" if in_path else "/"
         self._api = AwsApi("s3", url=url, region=region, credentials=credentials)
+        self._credentials = credentials
+        self._endpoint_url = endpoint_url
+        self.name = name
+        self.region = region
 
-    def put(self, key: str, body: bytes, *, patience_s: float, only_if_new: bool = False) -> None:
-        """Write an object. `only_if_new`: AwsError with status 412 when the key exists."""
-        headers = {CHECKSUM_HEADER: checksum(body)}
+    def other(self, name: str, *, region: str = "") -> Bucket:
+        """Another bucket under the same role; `region` empty is this one's."""
+        return Bucket(
+            name,
+            region=region or self.region,
+            credentials=self._credentials,
+            endpoint_url=self._endpoint_url,
+        )
+
+    def put(
+        self,
+        key: str,
+        body: bytes,
+        *,
+        patience_s: float,
+        only_if_new: bool = False,
+        headers: Mapping[str, str] | None = None,
+        digest: bytes = b"",
+    ) -> None:
+        """Write an object. `only_if_new`: AwsError with status 412 when the key exists. `headers`: more
+        of them, such as metadata. `digest`: the body's SHA-256, where it is known already.
+        """
+        sent = {**checksums(digest or sha256(body)), **(headers or {})}
         if only_if_new:
-            headers["if-none-match"] = "*"
-        self._api.call("PUT", self._path(key), headers=headers, body=body, patience_s=patience_s)
+            sent["if-none-match"] = "*"
+        self._api.call("PUT", self._path(key), headers=sent, body=body, patience_s=patience_s)
 
     def get(self, key: str, *, patience_s: float) -> bytes | None:
         """The whole object; None when it is not there."""
@@ -53,30 +92,66 @@ class Bucket:
                 return None
             raise
 
-    def download(self, key: str, sink: Sink, *, patience_s: float) -> None:
-        """Pour the object into `sink`; a retry begins it again."""
-        self._api.call("GET", self._path(key), sink=sink, patience_s=patience_s)
+    def head(self, key: str, *, patience_s: float) -> ObjectHead:
+        """Size, ETag and metadata. AwsError with status 404 when it is not there."""
+        headers = self._api.call("HEAD", self._path(key), patience_s=patience_s).headers
+        return ObjectHead(int(headers["content-length"]), headers.get("etag", ""), headers)
 
-    def begin_multipart(self, key: str, *, patience_s: float) -> str:
+    def download(
+        self,
+        key: str,
+        sink: Sink,
+        *,
+        patience_s: float,
+        etag: str = "",
+        piece: tuple[int, int] | None = None,
+    ) -> Mapping[str, str]:
+        """Pour the object into `sink`; a retry begins it again. `etag`: AwsError with status 412 when
+        it is another one now. `piece`: first and last byte. The answer's headers.
+        """
+        headers = {"if-match": etag} if etag else {}
+        if piece is not None:
+            headers["range"] = f"bytes={piece[0]}-{piece[1]}"
+        answer = self._api.call(
+            "GET", self._path(key), headers=headers, sink=sink, patience_s=patience_s
+        )
+        return answer.headers
+
+    def list_page(self, query: Sequence[tuple[str, str]], *, patience_s: float) -> bytes:
+        """One page of ListObjectsV2, as XML."""
+        asked = (("list-type", "2"), *query)
+        path = encode_path(self._prefix.rstrip("/")) or "/"
+        return self._api.call("GET", path, query=asked, patience_s=patience_s).body
+
+    def begin_multipart(
+        self, key: str, *, patience_s: float, headers: Mapping[str, str] | None = None
+    ) -> str:
         """Upload id. The bucket's lifecycle rule clears what is never completed."""
         answer = self._api.call(
             "POST",
             self._path(key),
             query=(("uploads", ""),),
-            headers={"x-amz-checksum-algorithm": "SHA256"},
+            headers={"x-amz-checksum-algorithm": "SHA256", **(headers or {})},
             patience_s=patience_s,
         )
         return answer.body.decode().partition("<UploadId>")[2].partition("</UploadId>")[0]
 
     def put_part(
-        self, key: str, upload_id: str, *, number: int, body: bytes, patience_s: float
+        self,
+        key: str,
+        upload_id: str,
+        *,
+        number: int,
+        body: bytes,
+        patience_s: float,
+        digest: bytes = b"",
     ) -> str:
         """Upload part `number` (from 1); its ETag."""
         answer = self._api.call(
             "PUT",
             self._path(key),
             query=(("partNumber", str(number)), ("uploadId", upload_id)),
-            headers={CHECKSUM_HEADER: checksum(body)},
+            headers=checksums(digest or sha256(body)),
             body=body,
             patience_s=patience_s,
         )
@@ -92,16 +167,30 @@ class Bucket:
             for number, (etag, digest) in enumerate(parts, start=1)
         )
         xmlns = "http://s3.amazonaws.com/doc/2006-03-01/"
-        answer = self._api.call(
-            "POST",
-            self._path(key),
-            query=(("uploadId", upload_id),),
-            body=f'<CompleteMultipartUpload xmlns="{xmlns}">{body}</CompleteMultipartUpload>'.encode(),
-            patience_s=patience_s,
+        content = (
+            f'<CompleteMultipartUpload xmlns="{xmlns}">{body}</CompleteMultipartUpload>'.encode()
         )
-        # S3 may answer 200 and then an error in the body (CompleteMultipartUpload documentation).
-        if b"<Error>" in answer.body:
-            raise AwsError("CompleteFailed", status=answer.status, message=repr(answer.body[:300]))
+        deadline = Deadline(patience_s)
+        for tries in itertools.count():
+            answer = self._api.call(
+                "POST",
+                self._path(key),
+                query=(("uploadId", upload_id),),
+                body=content,
+                patience_s=deadline.left_s(),
+            )
+            # S3 may answer 200 and then an error in the body, which is to be repeated
+            # (CompleteMultipartUpload, API reference).
+            if b"<Error>" not in answer.body:
+                return
+            if backoff_s(tries) >= deadline.left_s():
+                raise AwsError("CompleteFailed", status=500, message=repr(answer.body[:300]))
+            time.sleep(backoff_s(tries))
+
+    def abort_multipart(self, key: str, upload_id: str, *, patience_s: float) -> None:
+        """Drop an upload and its parts."""
+        query = (("uploadId", upload_id),)
+        self._api.call("DELETE", self._path(key), query=query, patience_s=patience_s)
 
     def close(self) -> None:
         self._api.close()
@@ -110,9 +199,18 @@ class Bucket:
         return encode_path(self._prefix + key)
 
 
-def checksum(body: bytes) -> str:
+def sha256(body: bytes) -> bytes:
+    return hashlib.sha256(body).digest()
+
+
+def checksum(digest: bytes) -> str:
     """What `x-amz-checksum-sha256` carries."""
-    return base64.b64encode(hashlib.sha256(body).digest()).decode()
+    return base64.b64encode(digest).decode()
+
+
+def checksums(digest: bytes) -> dict[str, str]:
+    """The headers of a body with this SHA-256: the same digest is the checksum and signs the body."""
+    return {CHECKSUM_HEADER: checksum(digest), PAYLOAD_HEADER: digest.hex()}
 
 
 def s3_endpoint(environ: Mapping[str, str]) -> str:

@@ -4,15 +4,22 @@ will never be taken, or the end of the patience, gives it up, and both are said.
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 import time
 
-from dstackd.runner.batches import Batcher
+from dstackd.runner import flush
+from dstackd.runner.aws import AwsApi
+from dstackd.runner.batches import Batch, Batcher
+from dstackd.runner.cutting import Mask
 from dstackd.runner.errors import AwsError, RunnerError
 from dstackd.runner.job_log import JobLog
 from dstackd.runner.journal import Journal
-from dstackd.runner.logs import Event, LogStream
+from dstackd.runner.lines import STATE_S
+from dstackd.runner.logs import LogStream
 from dstackd.runner.pace import backoff_s
+from dstackd.runner.spool import Spool
 
 PUT_PATIENCE_S = 5.0
 """Short: the loop here repeats, and looks whether it should stop."""
@@ -46,12 +53,17 @@ class Shipper:
         self._gave_up.set()
         if self._thread.is_alive():
             self._thread.join(PUT_PATIENCE_S)
+        if not self._thread.is_alive():
+            self._log.release()
         return self.sent_lines == self._log.lines
 
     def _run(self) -> None:
         sent_at = time.monotonic() - self._flush_s
         while not self._gave_up.is_set():
-            self._log.arrived.wait()
+            self._log.arrived.wait(STATE_S)
+            self._log.look()
+            if not self._log.arrived.is_set():
+                continue
             # Whatever arrives in this pause goes along; a first line does not wait at all.
             self._log.closed.wait(max(0.0, sent_at + self._flush_s - time.monotonic()))
             # Cleared before it is asked: a close in between is seen here or wakes the next round.
@@ -65,35 +77,61 @@ class Shipper:
     def _send_all(self) -> None:
         while not self._gave_up.is_set():
             batch = self._batcher.take()
-            if not batch:
+            if not batch.events:
                 return
             self._send(batch)
 
-    def _send(self, batch: list[Event]) -> None:
+    def _send(self, batch: Batch) -> None:
         tries = 0
         while not self._gave_up.is_set() and not self._is_settled(batch):
             self._gave_up.wait(backoff_s(tries))
             tries += 1
 
-    def _is_settled(self, batch: list[Event]) -> bool:
+    def _is_settled(self, batch: Batch) -> bool:
         """Try once: True when it was taken, or never will be."""
         try:
             self._put(batch)
         except RunnerError as error:
-            self._journal.say(f"logs: {len(batch)} lines: {error}")
+            self._journal.say(f"logs: {batch.events} lines: {error}")
             return isinstance(error, AwsError) and error.code in _HOPELESS
-        self.sent_lines += len(batch)
+        self.sent_lines += batch.events
         return True
 
-    def _put(self, batch: list[Event]) -> None:
+    def _put(self, batch: Batch) -> None:
         if not self._made:
             self._stream.create(patience_s=PUT_PATIENCE_S)
             self._made = True
         try:
-            refused = self._stream.put(batch, patience_s=PUT_PATIENCE_S)
+            refused = self._stream.put_encoded(batch.body, patience_s=PUT_PATIENCE_S)
         except AwsError as error:
             if error.code == "ResourceNotFoundException":
                 self._made = False
             raise
         if refused:
             self._journal.say(f"logs: refused by CloudWatch: {refused}")
+
+
+def start_log(
+    folder: str,
+    *,
+    logs: AwsApi,
+    group: str,
+    stream: str,
+    flush_s: float,
+    journal: Journal,
+    mask: Mask | None = None,
+    quota_bytes: int | None = None,
+) -> tuple[JobLog, Shipper]:
+    """An attempt's log, spooled in `folder`, which is emptied, and its way to CloudWatch, which has begun."""
+    shutil.rmtree(folder, ignore_errors=True)
+    log = JobLog(Spool(os.path.join(folder, flush.SEGMENTS)), mask=mask, quota_bytes=quota_bytes)
+    flush.remember(folder, group=group, stream=stream)
+    shipper = Shipper(
+        log,
+        Batcher(log.next_record),
+        LogStream(logs, group=group, stream=stream),
+        flush_s=flush_s,
+        journal=journal,
+    )
+    shipper.start()
+    return log, shipper

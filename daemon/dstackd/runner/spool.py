@@ -1,7 +1,8 @@
 """A queue on disk: lines wait here until CloudWatch has taken them. Law: one appender at a time, one
 reader; a record is whole or not there.
 
-Segments are removed once they have been read, so the disk holds only what is behind.
+A segment is removed once the one behind it has been read, too: whoever reads sends what it read before it
+reads that much more, so that after a crash the disk holds all that was not sent.
 """
 
 from __future__ import annotations
@@ -56,9 +57,10 @@ class Spool:
             self._next_segment()
 
     def close(self) -> None:
-        """Close the files; they stay."""
-        os.close(self._write_fd)
-        self._reader.close()
+        """Close the files; they stay, and nothing can be appended or read any more."""
+        if not self._reader.closed:
+            os.close(self._write_fd)
+            self._reader.close()
 
     def _roll(self) -> None:
         number = self._write_number + 1
@@ -70,7 +72,8 @@ class Spool:
 
     def _next_segment(self) -> None:
         self._reader.close()
-        os.unlink(self._path(self._read_number))
+        if self._read_number > 0:
+            os.unlink(self._path(self._read_number - 1))
         self._read_number += 1
         self._reader = open(self._path(self._read_number), "rb")  # noqa: SIM115 - see above
 

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from dataclasses import dataclass
+from types import FrameType
 
 STOPPED = "stopped"
 TIMED_OUT = "timed_out"
 INTERRUPTED = "interrupted"
+SILENCE = "silence"
+"""The machine has not reached its bucket for so long that nobody may be there any more."""
 EXIT = "exit"
 """Not a cause of stopping: the commands ended by themselves."""
+OUT_OF_MEMORY = "oom"
+"""Neither: the kernel took the commands, or a part of them, for their memory."""
+
+
+GOING_DOWN_GRACE_S = 15.0
+"""When the machine itself is being shut down; its unit has longer, for the artifacts."""
 
 
 @dataclass(frozen=True)
 class StopOrder:
-    """SIGTERM now, SIGKILL after `grace_s`."""
+    """The job's stop signal now, SIGKILL after `grace_s`."""
 
     cause: str
     grace_s: float
+    deadline_s: float | None = None
+    """`time.monotonic()` when EC2 takes the machine; None: nobody has said so."""
 
 
 class StopSwitch:
@@ -28,14 +40,14 @@ class StopSwitch:
         self._changed = threading.Event()
         self._order: StopOrder | None = None
 
-    def order(self, cause: str, *, grace_s: float) -> None:
+    def order(self, cause: str, *, grace_s: float, deadline_s: float | None = None) -> None:
         """Ask for the stop. Not for a signal handler: it takes a lock."""
         with self._lock:
-            first = self._order
-            if first is None:
-                self._order = StopOrder(cause, grace_s)
-            elif grace_s < first.grace_s:
-                self._order = StopOrder(first.cause, grace_s)
+            first = self._order or StopOrder(cause, grace_s, deadline_s)
+            known = [each for each in (first.deadline_s, deadline_s) if each is not None]
+            self._order = StopOrder(
+                first.cause, min(first.grace_s, grace_s), min(known, default=None)
+            )
         self._changed.set()
 
     def current(self) -> StopOrder | None:
@@ -49,3 +61,16 @@ class StopSwitch:
         """Until something changed, or `timeout_s`."""
         self._changed.wait(timeout_s)
         self._changed.clear()
+
+
+def obey_signals(switch: StopSwitch) -> None:
+    """From now on SIGTERM to the runner orders the stop at `switch`. In the main thread only."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        # In a thread: the handler runs between two lines of the main thread, which may hold the
+        # switch's lock.
+        threading.Thread(
+            target=switch.order, args=(INTERRUPTED,), kwargs={"grace_s": GOING_DOWN_GRACE_S}
+        ).start()
+
+    signal.signal(signal.SIGTERM, stop)

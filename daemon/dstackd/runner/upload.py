@@ -1,134 +1,333 @@
-"""Files into the bucket, several at once. Law: each byte is read once, and what was read is what is
-hashed, sent and recorded, so a file that changes meanwhile cannot break its digest.
+"""Files into the bucket, several at once. Law: what was read is what is hashed, sent and recorded, so a
+file that changes meanwhile cannot break its digest; when time ends, `upload` returns.
 
-At most `2 * THREADS` pieces are in memory. A file longer than a piece goes up in parts, read in the
+At most `2 * threads` pieces are in memory. A file longer than a piece goes up in parts, read in the
 calling thread and sent by the pool; the others are read by the pool. Sizes as the AWS CLI has them.
+
+A file that the bucket has already in an older state is named by a partial manifest, so its object has
+to say what it is (artifact_manifest.DIGEST_HEADER), from before its first part: such a long file is
+read twice, and left in its older state if the two differ.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import stat
+import sys
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 
 from dstackd.artifact_manifest import ManifestFile
-from dstackd.runner.errors import RunnerError
-from dstackd.runner.s3 import Bucket, checksum
+from dstackd.runner.aws import is_retryable
+from dstackd.runner.collect import Found, Seen, seen_of
+from dstackd.runner.errors import AwsError, RunnerError
+from dstackd.runner.fates import Fates
+from dstackd.runner.ledger import Ledger
+from dstackd.runner.opening import is_being_written, opened_inside
+from dstackd.runner.pace import Deadline
+from dstackd.runner.s3 import KEY_BYTES_MAX, Bucket, sha256
+from dstackd.runner.sending import LongUpload, metadata, read_piece
 
-THREADS = 4
+THREADS = 8
 PIECE_BYTES = 8 * 1024 * 1024
 PARTS_MAX = 10_000
 PATIENCE_S = 120.0
+_LOOK_S = 0.5
+_NICE = 10
+_RATE_AFTER_S = 2.0
+_RATE_DOUBT = 1.5
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How to upload. `settled_s` above 0: beside a running job. A file that changed within so many
+    seconds, or is being written, is then left for later, so that a half-written one never replaces a
+    whole one, and the threads give way to the job's.
+    """
+
+    threads: int = THREADS
+    patience_s: float = PATIENCE_S
+    settled_s: float = 0.0
 
 
 class Uploader:
-    """Uploads one attempt's files; `files` and `lost` tell what became of them."""
+    """Uploads files once; what became of them is in `fates`. `headers`: of every object."""
 
-    def __init__(self, bucket: Bucket, *, job_dir: str, key_of: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        bucket: Bucket,
+        *,
+        job_dir: str,
+        key_of: Callable[[str], str],
+        headers: Mapping[str, str],
+        ledger: Ledger,
+        terms: Terms = Terms(),
+        deadline: Deadline | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> None:
         self._bucket = bucket
-        self._job_dir = job_dir
+        self._root = os.path.realpath(job_dir)
         self._key_of = key_of
-        self._lock = threading.Lock()
-        self._slots = threading.Semaphore(THREADS)
+        self._headers = headers
+        self._ledger = ledger
+        self._terms = terms
+        self._deadline = deadline
+        self._cancelled = cancelled or threading.Event()
         self._hopeless = False
-        self.files: list[ManifestFile] = []
-        self.lost: list[str] = []
-        """Paths that are not in the bucket, with the reason."""
+        self._lock = threading.Condition()
+        self._pool = ThreadPoolExecutor(terms.threads, initializer=self._give_way)
+        self._pieces = threading.Semaphore(terms.threads + 2)
+        self._room = threading.Semaphore(4 * terms.threads)
+        self._running = 0
+        self._grown: list[Found] = []
+        self._began_at = time.monotonic()
+        self._sent_bytes = 0
+        self.fates = Fates(ledger)
 
-    def upload(self, paths: Sequence[str]) -> None:
-        """Store every path; returns when all are done or lost."""
-        with ThreadPoolExecutor(THREADS) as pool:
-            long_paths = []
-            for path in paths:
-                if self._size(path) > PIECE_BYTES:
-                    long_paths.append(path)
-                else:
-                    pool.submit(self._attempt, path, self._put_short)
-            for path in long_paths:
-                self._attempt(path, lambda name, file: self._put_long(name, file, pool))
-        self.files.sort(key=lambda file: file.path)
-        self.lost.sort()
-
-    def _size(self, path: str) -> int:
+    def upload(self, files: Sequence[Found]) -> None:
+        """Store the files, begun in this order; returns when all are done or lost."""
+        self.fates.expect(file.path for file in files)
         try:
-            return os.stat(os.path.join(self._job_dir, path)).st_size
-        except OSError:
-            return 0
+            for file in files:
+                self._begin(file)
+            self._wait()
+            grown, self._grown = self._grown, []
+            for file in grown:
+                self._begin(file)
+            self._wait()
+        finally:
+            self._pool.shutdown(wait=False)
+            gone = "not tried: the bucket had stopped answering"
+            self.fates.close(gone if self._hopeless else "no time was left")
 
-    def _attempt(self, path: str, put: Callable[[str, io.FileIO], ManifestFile]) -> None:
-        if self._hopeless:
-            self._lose(path, "not tried: the bucket had stopped answering")
+    # ------------------------------------------------------------------ in the calling thread
+
+    def _begin(self, found: Found) -> None:
+        stored = self._ledger.unchanged(found)
+        if stored is not None:
+            self.fates.keep(stored)
+        elif len(self._key_of(found.path).encode()) > KEY_BYTES_MAX:
+            self.fates.lose(found.path, f"its key is longer than S3's {KEY_BYTES_MAX} bytes")
+        elif self._is_fresh(found.seen):
+            self.fates.postpone(found.path)
+        elif self._is_over() or not self._fits(found.seen.size):
             return
+        elif found.seen.size > PIECE_BYTES:
+            self._guarded(found.path, lambda: self._begin_long(found.path))
+        elif self._take(self._room):
+            self._start()
+            self._pool.submit(self._short, found.path)
+
+    def _begin_long(self, path: str) -> None:
+        self._start()
+        if not self._ledger.claim(path, patience_s=self._patience_s()):
+            self._finish(path, claimed=False)
+            return
+        upload = None
         try:
-            with open(os.path.join(self._job_dir, path), "rb", buffering=0) as file:
-                stored = put(path, file)
+            with opened_inside(self._root, path) as fd:
+                upload = self._send_long(path, fd)
+        finally:
+            if upload is None:
+                self._finish(path)
+
+    def _send_long(self, path: str, fd: int) -> LongUpload | None:
+        status = os.fstat(fd)
+        seen, mode = seen_of(status), _mode(status)
+        if self._terms.settled_s:
+            if self._is_fresh(seen) or is_being_written(fd):
+                self.fates.postpone(path)
+                return None
+            # Pages that a program writes through a mapping are new to the kernel only after they
+            # were clean: from here on, mtime tells of them.
+            os.fdatasync(fd)
+        expected = ""
+        if self._terms.settled_s or self._ledger.may_be_named(path):
+            expected = self._hash(fd, seen.size)
+        upload = LongUpload(
+            self._bucket,
+            self._key_of(path),
+            pool=self._pool,
+            patience_s=self._patience_s,
+            end=lambda ended: self._end_long(path, ended, seen),
+            headers={**(metadata(expected, mode) if expected else {}), **self._headers},
+        )
+        file = None
+        try:
+            file = self._send_pieces(path, fd, upload, seen.size, mode)
+            if file is not None and expected not in {"", file.sha256}:
+                file = None
+                self._leave(path, "it was written while it was read")
+        except OSError as error:
+            self.fates.lose(path, str(error.strerror))
+        finally:
+            upload.close(file)
+        return upload
+
+    def _send_pieces(
+        self, path: str, fd: int, upload: LongUpload, size: int, mode: int
+    ) -> ManifestFile | None:
+        """None: stopped. A file that grows is cut at the length that it had when it was opened."""
+        piece_bytes = max(PIECE_BYTES, -(-size // PARTS_MAX))
+        digest = hashlib.sha256()
+        sent = 0
+        while sent < size:
+            if upload.error is not None or not self._take(self._pieces):
+                return None
+            piece = read_piece(fd, min(piece_bytes, size - sent))
+            if not piece:
+                self._pieces.release()
+                break
+            upload.send(piece, partial(self._piece_is_sent, len(piece)))
+            digest.update(piece)
+            sent += len(piece)
+        return ManifestFile(path=path, size=sent, sha256=digest.hexdigest(), mode=mode)
+
+    def _piece_is_sent(self, size_bytes: int) -> None:
+        self._sent_bytes += size_bytes
+        self._pieces.release()
+
+    def _hash(self, fd: int, size: int) -> str:
+        digest = hashlib.sha256()
+        left = size
+        while left > 0 and not self._is_over():
+            chunk = os.read(fd, min(left, 1024 * 1024))
+            if not chunk:
+                break
+            digest.update(chunk)
+            left -= len(chunk)
+        os.lseek(fd, 0, os.SEEK_SET)
+        return digest.hexdigest()
+
+    def _take(self, semaphore: threading.Semaphore) -> bool:
+        while not self._is_over():
+            if semaphore.acquire(timeout=_LOOK_S):
+                return True
+        return False
+
+    def _wait(self) -> None:
+        with self._lock:
+            while self._running and not (self._deadline and self._deadline.left_s() <= 0):
+                self._lock.wait(self._deadline.left_s() if self._deadline else None)
+
+    # ----------------------------------------------------------------------- in the pool
+
+    def _short(self, path: str) -> None:
+        claimed = False
+        try:
+            if not self._is_over():
+                claimed = self._ledger.claim(path, patience_s=self._patience_s())
+            if claimed:
+                self._guarded(path, lambda: self._send_short(path))
+        finally:
+            self._room.release()
+            self._finish(path, claimed=claimed)
+
+    def _send_short(self, path: str) -> None:
+        with opened_inside(self._root, path) as fd:
+            status = os.fstat(fd)
+            seen = seen_of(status)
+            if seen.size > PIECE_BYTES:
+                self._grown.append(Found(path, seen))
+                return
+            body = read_piece(fd, seen.size) if seen.size else b""
+            after = seen_of(os.fstat(fd))
+        if self._terms.settled_s and (after != seen or self._is_fresh(seen)):
+            self.fates.postpone(path)
+            return
+        digest = sha256(body)
+        headers = {**metadata(digest.hex(), _mode(status)), **self._headers}
+        self._ledger.doubt(path)
+        self._bucket.put(
+            self._key_of(path), body, digest=digest, headers=headers, patience_s=self._patience_s()
+        )
+        file = ManifestFile(path=path, size=len(body), sha256=digest.hex(), mode=_mode(status))
+        self._store(file, seen if after == seen else None)
+
+    def _end_long(self, path: str, upload: LongUpload, seen: Seen) -> None:
+        def end() -> None:
+            if upload.error is not None:
+                upload.abort()
+                raise upload.error
+            if upload.file is None or self._is_over():
+                upload.abort()
+                return
+            self._ledger.doubt(path)
+            upload.complete()
+            self._store(upload.file, seen)
+
+        try:
+            self._guarded(path, end)
+        finally:
+            self._finish(path)
+
+    # ----------------------------------------------------------------------- in any thread
+
+    def _guarded(self, path: str, step: Callable[[], None]) -> None:
+        try:
+            step()
         except RunnerError as error:
             # Each call has been patient already; a thousand files must not be patient in turn.
-            self._hopeless = True
-            self._lose(path, str(error))
+            if is_retryable(error) or (
+                isinstance(error, AwsError) and error.code == "NoSuchBucket"
+            ):
+                self._hopeless = True
+            self.fates.lose(path, str(error))
         except OSError as error:
-            self._lose(path, str(error.strerror))
+            self.fates.lose(path, str(error.strerror))
+
+    def _store(self, file: ManifestFile, seen: Seen | None) -> None:
+        self._ledger.record(file, seen)
+        self.fates.keep(file)
+
+    def _leave(self, path: str, reason: str) -> None:
+        if self._terms.settled_s:
+            self.fates.postpone(path)
         else:
-            with self._lock:
-                self.files.append(stored)
+            self.fates.lose(path, reason)
 
-    def _lose(self, path: str, reason: str) -> None:
+    def _start(self) -> None:
         with self._lock:
-            self.lost.append(f"{path}: {reason}")
+            self._running += 1
 
-    def _put_short(self, path: str, file: io.FileIO) -> ManifestFile:
-        body = _read_piece(file, PIECE_BYTES)
-        self._bucket.put(self._key_of(path), body, patience_s=PATIENCE_S)
-        return _manifest_file(path, file, len(body), hashlib.sha256(body).hexdigest())
+    def _finish(self, path: str, *, claimed: bool = True) -> None:
+        if claimed:
+            self._ledger.release(path)
+        with self._lock:
+            self._running -= 1
+            self._lock.notify_all()
 
-    def _put_long(self, path: str, file: io.FileIO, pool: ThreadPoolExecutor) -> ManifestFile:
-        # A file that grows is cut at the length that it had when it was opened.
-        left = os.fstat(file.fileno()).st_size
-        piece_bytes = max(PIECE_BYTES, -(-left // PARTS_MAX))
-        key = self._key_of(path)
-        upload_id = self._bucket.begin_multipart(key, patience_s=PATIENCE_S)
-        digest = hashlib.sha256()
-        parts: list[Future[tuple[str, str]]] = []
-        size = 0
-        while left > 0:
-            self._slots.acquire()
-            piece = _read_piece(file, min(piece_bytes, left))
-            if not piece:
-                self._slots.release()
-                break
-            digest.update(piece)
-            size += len(piece)
-            left -= len(piece)
-            parts.append(pool.submit(self._put_part, key, upload_id, len(parts) + 1, piece))
-        etags = [part.result() for part in parts]
-        self._bucket.complete_multipart(key, upload_id, parts=etags, patience_s=PATIENCE_S)
-        return _manifest_file(path, file, size, digest.hexdigest())
+    def _is_over(self) -> bool:
+        if self._hopeless or self.fates.closed or self._cancelled.is_set():
+            return True
+        return self._deadline is not None and self._deadline.left_s() <= 0
 
-    def _put_part(self, key: str, upload_id: str, number: int, piece: bytes) -> tuple[str, str]:
-        try:
-            etag = self._bucket.put_part(
-                key, upload_id, number=number, body=piece, patience_s=PATIENCE_S
-            )
-            return etag, checksum(piece)
-        finally:
-            self._slots.release()
+    def _is_fresh(self, seen: Seen) -> bool:
+        """Changed a moment ago. A time far ahead of the clock's is no moment ago."""
+        return abs(time.time() - seen.ctime_ns / 1e9) < self._terms.settled_s
+
+    def _fits(self, size: int) -> bool:
+        """Whether a file may still arrive in time, at the speed so far."""
+        elapsed_s = time.monotonic() - self._began_at
+        if self._deadline is None or elapsed_s < _RATE_AFTER_S or size <= PIECE_BYTES:
+            return True
+        rate = max(self._sent_bytes, PIECE_BYTES) / elapsed_s
+        return size <= rate * self._deadline.left_s() * _RATE_DOUBT
+
+    def _patience_s(self) -> float:
+        if self._deadline is None:
+            return self._terms.patience_s
+        return min(self._terms.patience_s, self._deadline.left_s())
+
+    def _give_way(self) -> None:
+        if self._terms.settled_s and sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
-def _read_piece(file: io.FileIO, size_bytes: int) -> bytes:
-    chunks = []
-    while size_bytes > 0:
-        chunk = file.read(size_bytes)
-        if not chunk:
-            break
-        chunks.append(chunk)
-        size_bytes -= len(chunk)
-    return b"".join(chunks)
-
-
-def _manifest_file(path: str, file: io.FileIO, size: int, sha256: str) -> ManifestFile:
-    mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o777
-    return ManifestFile(path=path, size=size, sha256=sha256, mode=mode)
+def _mode(status: os.stat_result) -> int:
+    return stat.S_IMODE(status.st_mode) & 0o777

@@ -35,6 +35,12 @@ class Script:
     """The host fails: EC2 terminates the instance, without a word from the runner."""
     reclaim_after_s: float | None = None
     """EC2 gives notice that it takes the spot machine back."""
+    rebalance_after_s: float | None = None
+    """EC2 recommends to rebalance, and does nothing else."""
+    silence_after_s: float | None = None
+    """The machine has not reached its bucket for too long, and stops the job itself; its words arrive later."""
+    lingers: bool = False
+    """The machine does not end itself after its last word."""
     deaf: bool = False
     """The runner ignores the daemon's stop and the spot notice."""
 
@@ -67,6 +73,8 @@ class Faults:
     """From the launch to the runner's first word."""
     start_s: float = 2.0
     """From the first word to the commands."""
+    take_s: float = 2.0
+    """From the claim of an idle machine to its first word about the job."""
     shutdown_s: float = 20.0
     """How long an instance is `shutting-down`."""
     terminated_visible_s: float = 3600.0
@@ -74,6 +82,8 @@ class Faults:
     """From the spot notice to the end."""
     log_lag_s: float = 1.0
     """From a line to the moment a sweep shows it."""
+    log_page_events: int = 100
+    """Events of one page, which is one call."""
     late_share: float = 0.0
     """Share of the log events that show `late_s` later than the others."""
     late_s: float = 90.0

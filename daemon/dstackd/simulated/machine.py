@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from dataclasses import dataclass
 
 from dstackd import artifact_manifest, launch_document, protocol
@@ -22,6 +22,10 @@ BY_REQUEST = "Client.UserInitiatedShutdown"
 BY_RECLAIM = "Server.SpotInstanceTermination"
 BY_HOST = "Server.InternalError"
 """EC2's StateReason codes (EC2 API reference, StateReason)."""
+
+
+AttemptKey = tuple[str, int]
+"""Job id, number of the attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,11 @@ class SimulatedMachine:
         self.runner_up = False
         self.reclaimed = False
         self.job: JobDocument | None = None
+        self.written: Counter[AttemptKey] = Counter()
+        """Lines that each attempt's commands wrote."""
+        self.ends: dict[AttemptKey, tuple[int, str]] = {}
+        """How each attempt's commands ended: exit code, cause."""
+        self.said_done: set[AttemptKey] = set()
         self._around = around
         self._script = Script()
         self._heartbeat_s = launch_document.HEARTBEAT_S
@@ -65,6 +74,9 @@ class SimulatedMachine:
         self._bytes = 0
         self._running = False
         self._stop_cause = ""
+        self._decision = 0
+        """Number of the last decision about the idle machine."""
+        self._idle = False
         around.timeline.after(around.faults.pending_s, self._come_up)
         around.timeline.after(around.faults.boot_s, self._boot)
 
@@ -72,6 +84,11 @@ class SimulatedMachine:
     def alive(self) -> bool:
         """Neither gone nor going."""
         return self.state in {InstanceState.PENDING, InstanceState.RUNNING}
+
+    @property
+    def commands_run(self) -> bool:
+        """Whether a job's commands run on it now."""
+        return self._running
 
     def described(self) -> Instance:
         """As DescribeInstances shows it."""
@@ -91,7 +108,7 @@ class SimulatedMachine:
 
     def go_down(self, reason: str) -> None:
         """Shutting down from now on; terminated a while later."""
-        if not self.alive:
+        if not self.alive or (reason == BY_ITSELF and self._script.lingers):
             return
         self.runner_up = self._running = False
         self.state, self.state_reason = InstanceState.SHUTTING_DOWN, reason
@@ -108,6 +125,7 @@ class SimulatedMachine:
             at_ms = self._around.timeline.now_ms + int(notice_s * 1000)
             self._report(protocol.NOTICE, "terminate", str(at_ms))
             self._stop("interrupted")
+            self._leave(self._decision)
 
     def hang(self) -> None:
         """From now on it says nothing and does nothing; EC2 shows it running."""
@@ -125,21 +143,31 @@ class SimulatedMachine:
         if not self.alive:
             return
         self.state = InstanceState.RUNNING
+        if self._begin(self.request.launch_id, self.index):
+            self._beat()
+            self._listen()
+
+    def _begin(self, launch_id: str, index: int) -> bool:
+        """Live the job of this launch with this index; whether the runner came so far as to know it."""
         try:
-            content = self._around.bucket.load(protocol.launch_key(self.request.launch_id))
+            content = self._around.bucket.load(protocol.launch_key(launch_id))
             document = launch_document.decode(content or b"nothing is there")
-            job = launch_document.job_at(document, self.index)
+            job = launch_document.job_at(document, index)
         except DocumentError as error:
             self._fail("document", str(error))
-            return
+            return False
         self._script = script_of(job.env, job.attempt)
         if self._script.never_boots:
-            return
+            return False
         self.job, self.runner_up = job, True
+        self._lines = self._bytes = 0
+        self._stop_cause = "interrupted" if self.reclaimed else ""
         self._heartbeat_s = document.heartbeat_s
         self._report(protocol.BOOTED, RUNNER_VERSION)
-        self._beat()
-        self._listen()
+        self._prepare(job)
+        return True
+
+    def _prepare(self, job: JobDocument) -> None:
         if self._script.fails_at:
             self._fail(self._script.fails_at, "as the script says")
         else:
@@ -165,11 +193,16 @@ class SimulatedMachine:
             after(script.dies_after_s, lambda: self.go_down(BY_HOST))
         if script.reclaim_after_s is not None:
             after(script.reclaim_after_s, self.reclaim)
+        if script.rebalance_after_s is not None:
+            after(script.rebalance_after_s, lambda: self._report(protocol.REBALANCE, "now"))
+        if script.silence_after_s is not None:
+            after(script.silence_after_s, lambda: self._stop("silence"))
 
     def _write_line(self) -> None:
         if not self._running or self.job is None:
             return
         self._lines += 1
+        self.written[self.job.job_id, self.job.attempt] += 1
         text = f"line {self._lines}"
         self._bytes += len(text)
         message = protocol.encode_log_line(LogLine(self._lines, "stdout", text))
@@ -185,6 +218,8 @@ class SimulatedMachine:
         if not self._running:
             return
         self._running = False
+        if self.job is not None:
+            self.ends[self.job.job_id, self.job.attempt] = (code, cause)
         self._report(protocol.EXITED, str(code), cause)
         self._around.timeline.after(self._script.seal_s, lambda: self._seal(cause))
 
@@ -200,7 +235,46 @@ class SimulatedMachine:
         key = protocol.manifest_key(self.job.job_id, self.job.attempt)
         self._around.bucket.store(key, artifact_manifest.encode(manifest))
         self._report(protocol.SEALED, verdict, str(len(files)), "0", "")
-        self._report(protocol.DONE, str(self._lines), str(self._bytes))
+        self.said_done.add((self.job.job_id, self.job.attempt))
+        counts = (str(self._lines), str(self._bytes), "0", "0")
+        if self.job.reuse_s is None or self._stop_cause or self.reclaimed:
+            self._report(protocol.DONE, *counts)
+            self.go_down(BY_ITSELF)
+        else:
+            self._wait_for_job(counts, int(self.job.reuse_s))
+
+    def _wait_for_job(self, counts: tuple[str, ...], seconds: int) -> None:
+        self._decision += 1
+        self._idle = True
+        number = self._decision
+        key = protocol.reuse_key(self.instance_id, number)
+        self._around.bucket.on_put[key] = lambda: self._look(number)
+        self._report(protocol.DONE, *counts, protocol.IDLE, str(number), str(seconds))
+        self._around.timeline.after(seconds, lambda: self._leave(number))
+
+    def _look(self, number: int) -> None:
+        """Somebody has decided: it is seen at the next look."""
+        take_s = self._around.faults.take_s
+        self._around.timeline.after(take_s, lambda: self._take(number))
+
+    def _take(self, number: int) -> None:
+        if not (self._idle and self.runner_up and number == self._decision):
+            return
+        content = self._around.bucket.load(protocol.reuse_key(self.instance_id, number))
+        claim = None if content is None else protocol.read_reuse_claim(content)
+        if claim is not None:
+            self._idle = False
+            self._begin(*claim)
+
+    def _leave(self, number: int) -> None:
+        """The machine's own decision, if nobody was faster."""
+        if not (self._idle and self.runner_up and number == self._decision):
+            return
+        key = protocol.reuse_key(self.instance_id, number)
+        if self._around.bucket.load(key) is not None:
+            self._take(number)
+            return
+        self._around.bucket.store(key, protocol.REUSE_LEAVE)
         self.go_down(BY_ITSELF)
 
     def _fail(self, stage: str, message: str) -> None:
@@ -220,8 +294,9 @@ class SimulatedMachine:
 
     def _hear(self) -> None:
         content = self._around.bucket.load(protocol.control_key(self.instance_id))
-        if self.runner_up and content is not None and "stop" in json.loads(content):
-            self._stop("stopped")
+        if self.runner_up and content is not None and self.job is not None:
+            if protocol.hears_stop(content, job_id=self.job.job_id, attempt=self.job.attempt):
+                self._stop("stopped")
 
     def _report(self, kind: str, *fields: str) -> None:
         self._reports += 1

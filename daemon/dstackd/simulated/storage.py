@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 
+from dstackd.core.lifecycle import Rule, is_current, merge
 from dstackd.errors import NotFound, PreconditionFailed
-from dstackd.ports import Bucket, LogEvent, LogSource, ObjectHead
+from dstackd.ports import Bucket, LogEvent, LogSource, ObjectFacts, ObjectHead
 from dstackd.simulated.clock import Chance
 from dstackd.simulated.faults import Faults
 from dstackd.simulated.gate import Gate
 from dstackd.simulated.timeline import Timeline
 
 CHUNK_BYTES = 65_536
-EVENTS_A_PAGE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class SimulatedBucket:
         self._objects: dict[str, _Object] = {}
         self.on_put: dict[str, Callable[[], None]] = {}
         """Key -> what a machine does when the daemon writes it."""
+        self.rules: list[Rule] = []
 
     async def put(self, key: str, body: bytes, *, only_if_new: bool = False) -> None:
         """See `ports.Bucket`."""
@@ -54,13 +56,21 @@ class SimulatedBucket:
         with self._gate.call("HeadObject"):
             return key in self._objects
 
+    async def facts(self, key: str) -> ObjectFacts:
+        """See `ports.Bucket`."""
+        with self._gate.call("HeadObject"):
+            found = self._found(key)
+            return ObjectFacts(len(found.body), found.modified_at_ms)
+
+    async def renew(self, key: str) -> None:
+        """See `ports.Bucket`."""
+        with self._gate.call("CopyObject"):
+            self._objects[key] = replace(self._found(key), modified_at_ms=self._timeline.now_ms)
+
     async def get(self, key: str) -> bytes:
         """See `ports.Bucket`."""
         with self._gate.call("GetObject"):
-            body = self.load(key)
-            if body is None:
-                raise NotFound("NoSuchKey", key, operation="GetObject")
-            return body
+            return self._found(key).body
 
     async def read(self, key: str) -> AsyncIterator[bytes]:
         """See `ports.Bucket`."""
@@ -85,6 +95,20 @@ class SimulatedBucket:
             for key in keys:
                 self._objects.pop(key, None)
 
+    async def ensure_rules(self, ours: Sequence[Rule]) -> bool:
+        """See `ports.Bucket`."""
+        with self._gate.call("GetBucketLifecycleConfiguration"):
+            if is_current(self.rules, ours):
+                return False
+        with self._gate.call("PutBucketLifecycleConfiguration"):
+            self.rules = merge(self.rules, ours)
+        return True
+
+    def _found(self, key: str) -> _Object:
+        if key not in self._objects:
+            raise NotFound("NoSuchKey", key)
+        return self._objects[key]
+
     def store(self, key: str, body: bytes) -> None:
         """Write an object now."""
         self._objects[key] = _Object(body, self._timeline.now_ms)
@@ -95,6 +119,10 @@ class SimulatedBucket:
         """The object's content, None when it is not there."""
         found = self._objects.get(key)
         return None if found is None else found.body
+
+    def modified_at_ms(self, key: str) -> int:
+        """When the object was written; not a call."""
+        return self._found(key).modified_at_ms
 
     def keys(self, prefix: str = "") -> tuple[str, ...]:
         """What is there now, in order; not a call."""
@@ -111,21 +139,30 @@ class SimulatedLogs:
         self._chance = chance
         self._events: list[LogEvent] = []
 
-    async def sweep(self, *, start_ms: int, stream: str = "") -> AsyncIterator[Sequence[LogEvent]]:
+    async def sweep(
+        self, *, start_ms: int, end_ms: int | None = None, streams: Sequence[str] = ()
+    ) -> AsyncIterator[Sequence[LogEvent]]:
         """See `ports.LogSource`."""
-        with self._gate.call("FilterLogEvents"):
-            shown = sorted(
-                (
-                    event
-                    for event in self._events
-                    if event.at_ms >= start_ms
-                    and event.ingested_at_ms <= self._timeline.now_ms
-                    and stream in {"", event.stream}
-                ),
-                key=lambda event: (event.at_ms, event.event_id),
-            )
-        for start in range(0, len(shown), EVENTS_A_PAGE):
-            yield shown[start : start + EVENTS_A_PAGE]
+        after: tuple[int, str] = (start_ms, "")
+        more = True
+        while more:
+            with self._gate.call("FilterLogEvents"):
+                shown = sorted(
+                    (event for event in self._events if self._is_shown(event, end_ms, streams)),
+                    key=_position,
+                )
+                begin = bisect_right(shown, after, key=_position)
+                page = shown[begin : begin + self._faults.log_page_events]
+                more = begin + len(page) < len(shown)
+            after = _position(page[-1]) if page else after
+            yield page
+
+    def _is_shown(self, event: LogEvent, end_ms: int | None, streams: Sequence[str]) -> bool:
+        return (
+            event.ingested_at_ms <= self._timeline.now_ms
+            and (end_ms is None or event.at_ms <= end_ms)
+            and (not streams or event.stream in streams)
+        )
 
     def write(self, stream: str, message: str, *, at_ms: int | None = None) -> None:
         """One event of a machine; at_ms None: now."""
@@ -144,6 +181,10 @@ class SimulatedLogs:
                     message=message,
                 )
             )
+
+
+def _position(event: LogEvent) -> tuple[int, str]:
+    return event.at_ms, event.event_id
 
 
 if TYPE_CHECKING:

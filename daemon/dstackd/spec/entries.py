@@ -8,8 +8,8 @@ import math
 import re
 
 from dstackd.spec import limits
-from dstackd.spec.not_yet import SECRET_IN_ENV
 from dstackd.spec.reading import Problems, RefusedError, is_text, key_text, refuse, shown
+from dstackd.spec.references import with_known_expressions
 from dstackd.spec.scalars import has_control_character, text
 
 Pairs = tuple[tuple[str, str], ...]
@@ -21,7 +21,6 @@ _TYPES_FIX = "write EC2 instance types or patterns of them, such as c7g.large or
 _NAME_FIX = "use letters, digits, and - _ . or spaces between them"
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SECRET = re.compile(r"\$\{\{\s*secrets\.")
 _INSTANCE_TYPE = re.compile(r"[a-z0-9*?\[\]!-]+(\.[a-z0-9*?\[\]!-]+)?")
 _NOT_IN_NAME = re.compile(r"[^\w. -]+")
 
@@ -73,8 +72,6 @@ def read_env(problems: Problems, path: str, value: object) -> Pairs:
         if name in pairs:
             problems.add(at, "is there twice", "remove one of them")
         pairs[name] = problems.read(at, given, _read_env_value, "")
-        if _SECRET.search(pairs[name]):
-            problems.add_not_yet(at, SECRET_IN_ENV)
     return tuple(sorted(pairs.items()))
 
 
@@ -129,7 +126,7 @@ def _read_env_value(value: object) -> str:
     if size_bytes > limits.ENV_VALUE_BYTES_MAX:
         fix = f"use at most {limits.ENV_VALUE_BYTES_MAX}; put it in a file among the inputs"
         raise RefusedError(f"holds {size_bytes} bytes", fix)
-    return written
+    return with_known_expressions(written)
 
 
 def _scalar_text(value: object) -> str | None:

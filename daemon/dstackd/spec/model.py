@@ -80,6 +80,11 @@ class InputSpec:
     source: str
     target: str
 
+    @property
+    def is_s3(self) -> bool:
+        """An `s3://` address, which the machine reads; anything else is read by the control host."""
+        return self.source.startswith("s3://")
+
 
 @dataclass(frozen=True, slots=True)
 class ArtifactSpec:

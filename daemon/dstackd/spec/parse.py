@@ -5,6 +5,7 @@ It never ignores a field: an unknown one is refused, and so is one whose feature
 """
 
 import json
+import re
 from typing import Final
 
 from dstackd.spec import limits
@@ -37,6 +38,8 @@ WHOLE: Final = "spec"
 
 _EXAMPLE = 'write a mapping such as {"commands": ["echo hello"]}'
 _DEFAULT = JobSpec(commands=())
+# It becomes an argument of the engine, so it begins as no option does.
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 _spot_policy = word_of(SpotPolicy)
 _stop_signal = word_of(StopSignal)
 _permissions = word_of(Permissions)
@@ -146,6 +149,7 @@ def _read_spec(fields: Fields) -> JobSpec:
     fields.refuse_unknown()
     if spec.budget is not None and spec.max_duration_s is None:
         fields.problems.add("budget", "cannot be kept without an end", "set max_duration, not off")
+    _refuse_without_image(fields, spec)
     if spec.reuse_s is not None and spec.permissions is Permissions.MACHINE:
         problem = "is not possible after commands that were root: nobody can clean up behind them"
         fields.problems.add("reuse", problem, "remove reuse, or permissions: machine")
@@ -155,9 +159,22 @@ def _read_spec(fields: Fields) -> JobSpec:
 def _read_image(value: object) -> str:
     fix = "write the name of an image, such as python:3.12-slim"
     image = text(value, fix=fix, chars_max=limits.REFERENCE_CHARS_MAX)
-    if " " in image:
+    if not _IMAGE.fullmatch(image):
         refuse(value, "the name of an image", fix)
     return image
+
+
+def _refuse_without_image(fields: Fields, spec: JobSpec) -> None:
+    """What says something of a container needs one."""
+    if fields.raw("image") is not None:
+        return
+    if spec.registry_auth is not None:
+        problem = "is for pulling an image, and there is none"
+        fields.problems.add("registry_auth", problem, "add image, or remove registry_auth")
+    if spec.resources.shm_size_mib is not None:
+        problem = "sizes the /dev/shm of a container, and there is no image"
+        fix = "add image, or remove shm_size: the job has the machine's own /dev/shm"
+        fields.problems.add("resources.shm_size", problem, fix)
 
 
 def _read_commands(fields: Fields, *, required: bool) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ import re
 
 from dstackd.spec import limits
 from dstackd.spec.model import ArtifactSpec, InputSpec
-from dstackd.spec.not_yet import S3_INPUT
 from dstackd.spec.reading import Fields, Problems, RefusedError, refuse
 from dstackd.spec.scalars import text
 from dstackd.spec.units import duration_s
@@ -18,6 +17,8 @@ _INSIDE_FIX = "write a path inside the job's folder, such as out/results"
 _INPUT_FIX = "write source:target, such as ./data:data, or {source: /abs/path, target: data}"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _S3 = "s3://"
+_S3_SOURCE = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?", re.DOTALL)
+_S3_FIX = "write s3://bucket/prefix: a bucket's name has 3 to 63 of a-z, 0-9, - and ."
 _NOT_READ = InputSpec(source="", target="")
 
 
@@ -64,7 +65,9 @@ def _read_artifact(problems: Problems, path: str, value: object) -> ArtifactSpec
 
 
 def read_inputs(problems: Problems, path: str, value: object) -> tuple[InputSpec, ...]:
-    """`./data:data`, `./data` (the target is its last part), `{source: …, target: …}`."""
+    """`./data:data`, `./data` (the target is its last part), `s3://bucket/prefix:data`,
+    `{source: …, target: …}`.
+    """
     inputs: list[InputSpec] = []
     for at, member in problems.items(path, value, items_max=limits.INPUTS_MAX):
         source = _read_input(problems, at, member)
@@ -77,28 +80,17 @@ def read_inputs(problems: Problems, path: str, value: object) -> tuple[InputSpec
 def _read_input(problems: Problems, path: str, value: object) -> InputSpec:
     if isinstance(value, dict):
         return _read_input_mapping(problems, path, value)
-    if _refused_as_s3(problems, path, value):
-        return _NOT_READ
     return problems.read(path, value, _read_input_text, _NOT_READ)
 
 
 def _read_input_mapping(problems: Problems, path: str, value: dict[object, object]) -> InputSpec:
     fields = Fields(problems, path, value)
-    source = fields.raw("source")
-    if _refused_as_s3(problems, fields.path("source"), source):
-        source_text = ""
-    else:
-        source_text = fields.require("source", _source, fix=_INPUT_FIX)
+    source_text = fields.require("source", _source, fix=_INPUT_FIX)
     target = fields.take("target", relative_path, "")
     fields.refuse_unknown()
     if not target and source_text and fields.raw("target") is None:
         target = problems.read(path, source_text, _target_of, "")
     return InputSpec(source=source_text, target=target)
-
-
-def _refused_as_s3(problems: Problems, path: str, value: object) -> bool:
-    from_s3 = isinstance(value, str) and value.startswith(_S3)
-    return from_s3 and problems.add_not_yet(path, S3_INPUT)
 
 
 def _read_input_text(value: object) -> InputSpec:
@@ -120,6 +112,8 @@ def _source(value: object) -> str:
         raise RefusedError("starts with ~, which is not expanded", "write the whole path")
     if _SCHEME.match(source) and not source.startswith(_S3):
         refuse(value, "a path of the control host", "download it in the job's commands")
+    if source.startswith(_S3) and not _S3_SOURCE.fullmatch(source):
+        refuse(value, "an S3 source", _S3_FIX)
     return source
 
 

@@ -3,11 +3,10 @@
 LAW: values in, model classes out (see reading.py).
 """
 
-import re
-
 from dstackd.spec import limits
 from dstackd.spec.model import RegistryAuth, RetryCause, RetryPolicy
 from dstackd.spec.reading import Fields, Problems, RefusedError, refuse
+from dstackd.spec.references import is_reference, with_known_expressions
 from dstackd.spec.scalars import switch, text, whole_number, word_of
 from dstackd.spec.units import duration_s
 
@@ -23,7 +22,6 @@ _attempts = whole_number(
     low=1, high=limits.RETRY_ATTEMPTS_MAX, fix="write a number of attempts, such as 5"
 )
 _exit_code = whole_number(low=1, high=255, fix=_EXIT_CODE_FIX, expected="an exit code")
-_SECRET = re.compile(r"\$\{\{\s*secrets\.[A-Za-z_][A-Za-z0-9_]*\s*\}\}")
 
 
 def read_retry(problems: Problems, path: str, value: object) -> RetryPolicy:
@@ -93,10 +91,11 @@ def read_registry_auth(problems: Problems, path: str, value: object) -> Registry
 
 
 def _read_username(value: object) -> str:
-    return text(value, fix="write a user name", chars_max=limits.REFERENCE_CHARS_MAX)
+    name = text(value, fix="write a user name", chars_max=limits.REFERENCE_CHARS_MAX)
+    return with_known_expressions(name)
 
 
 def _read_password(value: object) -> str:
-    if not isinstance(value, str) or not _SECRET.fullmatch(value):
+    if not isinstance(value, str) or not is_reference(value):
         raise RefusedError("is not a reference to a secret", _PASSWORD_FIX)
     return value

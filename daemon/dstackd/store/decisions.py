@@ -55,17 +55,24 @@ async def save_decisions(
         if each.decision.outcome is not None
     ]
     await set_outcomes(connection, outcomes)
-    over = [
-        (each.job.id, each.attempt.number) for each in fresh if each.job.phase is Phase.TERMINATING
-    ]
+    over = [(each.job.id, each.attempt.number) for each in fresh if _ends_attempt(each)]
     await end_attempts(connection, over, now_ms=now_ms)
     return stale
+
+
+def _ends_attempt(each: Decided) -> bool:
+    """The machine is gone, or has released the attempt and is another job's affair."""
+    released = each.attempt.released_at_ms is not None
+    return each.job.phase is Phase.TERMINATING or (
+        released and each.job.phase is Phase.SEALING and each.decision.outcome is not None
+    )
 
 
 def _move(each: Decided, now_ms: int) -> Move:
     job, attempt, decision = each.job, each.attempt, each.decision
     changes = JobChanges()
-    if job.phase is Phase.TERMINATING and attempt.started_at_ms is None:
+    leaves_attempt = job.phase is Phase.TERMINATING or decision.phase is Phase.QUEUED
+    if leaves_attempt and attempt.started_at_ms is None and not attempt.reused:
         changes["boot_failures"] = job.boot_failures + 1
     if decision.exit_code is not None:
         changes["exit_code"] = decision.exit_code

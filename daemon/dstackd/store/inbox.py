@@ -5,7 +5,7 @@ Reports of one pass are read against the attempts once and written together: a t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -14,6 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd import protocol
 from dstackd.protocol import InboxEvent
+from dstackd.spec.limits import REUSE_S_MAX
+from dstackd.store.idle import Release, release, withdraw
+from dstackd.store.logs import save_verdicts
 from dstackd.store.moves import IDS_MAX, add_events
 from dstackd.store.tables import ATTEMPT, JOB
 
@@ -42,9 +45,11 @@ _FACTS = (
     "booted_at_ms",
     "started_at_ms",
     "notice_at_ms",
+    "rebalance_at_ms",
     "exited_at_ms",
     "exit_code",
     "exit_cause",
+    "exit_signal",
     "sealed_at_ms",
     "seal_verdict",
     "artifact_files",
@@ -53,6 +58,8 @@ _FACTS = (
     "done_at_ms",
     "log_lines_sent",
     "log_bytes_sent",
+    "log_lines_over_quota",
+    "log_lines_lost",
     "failed_stage",
     "failed_message",
 )
@@ -69,6 +76,9 @@ async def record(
     for event, at_ms in reports:
         found = _find(event, known)
         changes = None if isinstance(found, Receipt) else _changes(event, at_ms)
+        if not isinstance(found, Receipt) and found.released_at_ms is not None:
+            receipts.append(Receipt.RECORDED)  # nothing that befalls an idle machine befalls a job
+            continue
         if isinstance(found, Receipt) or changes is None:
             receipts.append(found if isinstance(found, Receipt) else Receipt.FOREIGN)
             continue
@@ -80,7 +90,31 @@ async def record(
             news.append((event, key))
     if news:
         await _save(connection, {key: facts[key] for _, key in news}, news, now_ms=now_ms)
+        done = [key for event, key in news if event.kind == protocol.DONE]
+        await save_verdicts(connection, done, now_ms=now_ms)
+        await release(connection, _releases(news), now_ms=now_ms)
+    going = {event.instance_id for event, _ in reports if event.kind in _LEAVES}
+    if going:
+        await withdraw(connection, going, now_ms=now_ms)
     return receipts
+
+
+_LEAVES = frozenset({protocol.NOTICE, protocol.REBALANCE, protocol.FAILED})
+"""After these a machine takes no further job."""
+
+
+def _releases(news: Iterable[tuple[InboxEvent, AttemptKey]]) -> list[Release]:
+    """Those machines among the news that are done with their attempts and wait for another job."""
+    releases = []
+    for event, (job_id, attempt) in news:
+        fields = event.fields[4:]
+        if event.kind != protocol.DONE or fields[:1] != (protocol.IDLE,):
+            continue
+        number, seconds = (*map(_number, fields[1:]), None, None)[:2]
+        if number and seconds and max(number, seconds) <= INTEGER_MAX:
+            wait_s = min(seconds, REUSE_S_MAX)
+            releases.append(Release(job_id, attempt, event.instance_id, number, wait_s))
+    return releases
 
 
 async def _attempts(
@@ -90,13 +124,18 @@ async def _attempts(
     known: dict[AttemptKey | str, Row[Any]] = {}
     job_ids = list({event.job_id for event in events if event.job_id != "-"})
     machines = list({event.instance_id for event in events if event.job_id == "-"})
-    columns = [ATTEMPT.c[name] for name in ("job_id", "number", "instance_id", *_FACTS)]
+    names = ("job_id", "number", "instance_id", "released_at_ms", *_FACTS)
+    columns = [ATTEMPT.c[name] for name in names]
     for start in range(0, max(len(job_ids), len(machines)), IDS_MAX):
-        statement = select(*columns).where(
-            or_(
-                ATTEMPT.c.job_id.in_(job_ids[start : start + IDS_MAX]),
-                ATTEMPT.c.instance_id.in_(machines[start : start + IDS_MAX]),
+        statement = (
+            select(*columns)
+            .where(
+                or_(
+                    ATTEMPT.c.job_id.in_(job_ids[start : start + IDS_MAX]),
+                    ATTEMPT.c.instance_id.in_(machines[start : start + IDS_MAX]),
+                )
             )
+            .order_by(ATTEMPT.c.released_at_ms.is_(None))  # a machine stands for the attempt that has it
         )
         for row in await connection.execute(statement):
             known[row.job_id, row.number] = row
@@ -171,11 +210,14 @@ def _changes(event: InboxEvent, at_ms: int) -> Mapping[str, Any] | None:
             return {"started_at_ms": at_ms}
         case protocol.NOTICE:
             return {"notice_at_ms": at_ms}
+        case protocol.REBALANCE:
+            return {"rebalance_at_ms": at_ms}
         case protocol.EXITED:
             return {
                 "exited_at_ms": at_ms,
                 "exit_code": _number(fields[0], max_=INTEGER_MAX),
                 "exit_cause": fields[1] or "exit",
+                "exit_signal": fields[2],
             }
         case protocol.SEALED:
             return {
@@ -190,6 +232,8 @@ def _changes(event: InboxEvent, at_ms: int) -> Mapping[str, Any] | None:
                 "done_at_ms": at_ms,
                 "log_lines_sent": _number(fields[0]),
                 "log_bytes_sent": _number(fields[1]),
+                "log_lines_over_quota": _number(fields[2]),
+                "log_lines_lost": _number(fields[3]),
             }
         case protocol.FAILED:
             return {"failed_stage": fields[0] or "unknown", "failed_message": fields[1]}

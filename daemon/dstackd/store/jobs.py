@@ -12,12 +12,14 @@ from sqlalchemy import Row, Select, and_, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd.core.avoidance import pool
-from dstackd.core.instance import Market
 from dstackd.core.job import Attempt, Job
-from dstackd.core.phase import Outcome, Phase, Reason
+from dstackd.core.phase import Phase, Reason
 from dstackd.spec.errors import SpecError
 from dstackd.spec.model import JobSpec
 from dstackd.spec.parse import parse_spec_json
+from dstackd.store.attempts import attempt_columns, attempt_of
+from dstackd.store.idle import idle_usd
+from dstackd.store.leaving import leaving_count, leaving_usd
 from dstackd.store.moves import IDS_MAX
 from dstackd.store.queue_heads import queue_heads
 from dstackd.store.tables import ATTEMPT, JOB
@@ -95,8 +97,11 @@ async def elements_cost_usd(connection: AsyncConnection, parent_id: str) -> floa
     return float(total.scalar_one())
 
 
-async def queued_jobs(connection: AsyncConnection, *, due_at_ms: int, count_max: int) -> list[Job]:
+async def queued_jobs(
+    connection: AsyncConnection, *, due_at_ms: int, count_max: int, now_ms: int | None = None
+) -> list[Job]:
     """Queued jobs to be visited by `due_at_ms`: highest priority first, then oldest; with what EC2 took from them.
+    `now_ms` None: now is when they are due.
 
     When there are more than `count_max`, those whose turn it is among the projects of a priority (`queue_heads`).
     """
@@ -110,10 +115,15 @@ async def queued_jobs(connection: AsyncConnection, *, due_at_ms: int, count_max:
         select(
             JOB,
             interruptions.label("interruptions"),
+            leaving_count().label("leaving"),
+            leaving_usd(due_at_ms if now_ms is None else now_ms).label("leaving_usd"),
             ATTEMPT.c.outcome.label("last_outcome"),
             ATTEMPT.c.instance_type.label("last_type"),
             ATTEMPT.c.zone.label("last_zone"),
             ATTEMPT.c.market.label("last_market"),
+            idle_usd().label("idle_usd"),
+            ATTEMPT.c.reused.label("last_reused"),
+            ATTEMPT.c.started_at_ms.label("last_started_at_ms"),
         )
         .outerjoin(ATTEMPT, and_(ATTEMPT.c.job_id == JOB.c.id, ATTEMPT.c.number == JOB.c.attempt))
         .where(JOB.c.phase == "queued", JOB.c.next_visit_at_ms <= due_at_ms)
@@ -127,7 +137,12 @@ async def queued_jobs(connection: AsyncConnection, *, due_at_ms: int, count_max:
 
 
 def _queued_job(row: Row[Any]) -> Job:
-    job = job_of(row)
+    job = replace(
+        job_of(row),
+        leaving=row.leaving,
+        leaving_usd=(row.leaving_usd or 0.0) + (row.idle_usd or 0.0),
+        needs_own_machine=bool(row.last_reused) and row.last_started_at_ms is None,
+    )
     if not row.interruptions:
         return job
     taken = row.last_outcome == "interrupted"
@@ -143,7 +158,7 @@ async def jobs_to_stage(connection: AsyncConnection) -> list[Job]:
         .order_by(JOB.c.priority.desc(), JOB.c.seq)  # the order of the index job_queued
     )
     jobs = [job_of(row) for row in await connection.execute(statement)]
-    return [job for job in jobs if job.spec.inputs]
+    return [job for job in jobs if job.lacks_inputs > 0]
 
 
 _WITH_MACHINE = ("booting", "running", "sealing", "terminating")
@@ -166,7 +181,7 @@ async def jobs_with_machines(
 ) -> list[tuple[Job, Attempt]]:
     """Those of the jobs whose current attempt has a machine, with that attempt."""
     statement: Select[Any] = (
-        select(JOB, *(column.label(f"attempt_{column.name}") for column in ATTEMPT.c))
+        select(JOB, leaving_count(beside_current=True).label("leaving"), *attempt_columns())
         .join(ATTEMPT, and_(ATTEMPT.c.job_id == JOB.c.id, ATTEMPT.c.number == JOB.c.attempt))
         .where(
             JOB.c.id.in_(job_ids),
@@ -174,7 +189,10 @@ async def jobs_with_machines(
             ATTEMPT.c.instance_id.is_not(None),
         )
     )
-    return [(job_of(row), attempt_of(row)) for row in await connection.execute(statement)]
+    return [
+        (replace(job_of(row), leaving=row.leaving), attempt_of(row))
+        for row in await connection.execute(statement)
+    ]
 
 
 async def open_arrays(connection: AsyncConnection) -> list[tuple[Job, tuple[ArrayElement, ...]]]:
@@ -263,33 +281,3 @@ def _parsed(text: str) -> tuple[JobSpec, str]:
         return parse_spec_json(text), ""
     except SpecError as error:
         return JobSpec(commands=()), str(error)
-
-
-def attempt_of(row: Row[Any]) -> Attempt:
-    """The frozen form of `attempt` columns labelled `attempt_...`."""
-    return Attempt(
-        job_id=row.attempt_job_id,
-        number=row.attempt_number,
-        launch_id=row.attempt_launch_id,
-        launch_index=row.attempt_launch_index,
-        instance_id=row.attempt_instance_id,
-        market=Market(row.attempt_market),
-        price_usd_h=row.attempt_price_usd_h,
-        launched_at_ms=row.attempt_launched_at_ms,
-        outcome=None if row.attempt_outcome is None else Outcome(row.attempt_outcome),
-        exit_code=row.attempt_exit_code,
-        booted_at_ms=row.attempt_booted_at_ms,
-        started_at_ms=row.attempt_started_at_ms,
-        notice_at_ms=row.attempt_notice_at_ms,
-        exited_at_ms=row.attempt_exited_at_ms,
-        exit_cause=row.attempt_exit_cause,
-        sealed_at_ms=row.attempt_sealed_at_ms,
-        seal_verdict=row.attempt_seal_verdict,
-        done_at_ms=row.attempt_done_at_ms,
-        failed_stage=row.attempt_failed_stage,
-        failed_message=row.attempt_failed_message,
-        stop_requested_at_ms=row.attempt_stop_requested_at_ms,
-        terminate_requested_at_ms=row.attempt_terminate_requested_at_ms,
-        log_lines_sent=row.attempt_log_lines_sent,
-        log_lines_seen=row.attempt_log_lines_seen,
-    )

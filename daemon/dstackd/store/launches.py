@@ -101,15 +101,20 @@ def _intent(request: LaunchRequest, offering: Offering, member: Member, now_ms: 
 
 
 async def open_launches(connection: AsyncConnection) -> list[Launch]:
-    """Intents without a saved answer, oldest first."""
-    statement = select(LAUNCH).where(LAUNCH.c.state == "intended").order_by(LAUNCH.c.created_at_ms)
+    """Intents without a saved answer, oldest first; those that reuse a machine are `store.reuse`'s."""
+    statement = (
+        select(LAUNCH)
+        .where(LAUNCH.c.state == "intended", LAUNCH.c.reuses.is_(None))
+        .order_by(LAUNCH.c.created_at_ms)
+    )
     return [
         Launch(row.id, load_request(row.request), row.document, row.created_at_ms)
         for row in await connection.execute(statement)
     ]
 
 
-async def _members(connection: AsyncConnection, launch_id: str) -> list[Row[Any]]:
+async def members_of(connection: AsyncConnection, launch_id: str) -> list[Row[Any]]:
+    """The jobs that wait for the answer of this launch, by its indexes."""
     statement = (
         select(JOB.c.id, JOB.c.version, JOB.c.phase, JOB.c.attempt, ATTEMPT.c.launch_index)
         .join(ATTEMPT, (ATTEMPT.c.job_id == JOB.c.id) & (ATTEMPT.c.number == JOB.c.attempt))
@@ -123,12 +128,12 @@ async def save_answer(
     connection: AsyncConnection, launch: Launch, launched: Sequence[Launched], *, now_ms: int
 ) -> None:
     """Write EC2's answer: machines, instance ids, jobs to booting; what EC2 did not give goes back to the queue."""
-    price = await _close(connection, launch.id, state="answered", now_ms=now_ms)
+    price = await close_launch(connection, launch.id, state="answered", now_ms=now_ms)
     if price is None:
         return
     machines = {machine.launch_index: machine for machine in launched}
     request = launch.request
-    members = await _members(connection, launch.id)
+    members = await members_of(connection, launch.id)
     given = [
         (member, machines[member.launch_index])
         for member in members
@@ -143,7 +148,7 @@ async def save_answer(
         await _set_instances(connection, given, now_ms=now_ms)
         await save_moves(connection, [_booting(request, *pair, now_ms=now_ms) for pair in given])
     message = f"EC2 gave {len(machines)} of {request.count} machines; asking for the rest again"
-    await _back_to_queue(connection, rest, Reason.NO_CAPACITY, message, now_ms=now_ms)
+    await back_to_queue(connection, rest, Reason.NO_CAPACITY, message, now_ms=now_ms)
 
 
 async def _set_instances(
@@ -199,7 +204,7 @@ def _booting(request: LaunchRequest, member: Row[Any], machine: Launched, *, now
     )
 
 
-async def _back_to_queue(
+async def back_to_queue(
     connection: AsyncConnection,
     members: Sequence[Row[Any]],
     reason: Reason,
@@ -244,16 +249,16 @@ async def save_failure(
     now_ms: int,
 ) -> None:
     """EC2 gave nothing: the jobs go back to the queue with the reason."""
-    closed = await _close(
+    closed = await close_launch(
         connection, launch.id, state="failed", now_ms=now_ms, code=code, message=message
     )
     if closed is None:
         return
-    members = await _members(connection, launch.id)
-    await _back_to_queue(connection, members, reason, message, now_ms=now_ms)
+    members = await members_of(connection, launch.id)
+    await back_to_queue(connection, members, reason, message, now_ms=now_ms)
 
 
-async def _close(
+async def close_launch(
     connection: AsyncConnection,
     launch_id: str,
     *,

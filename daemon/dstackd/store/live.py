@@ -1,18 +1,24 @@
-"""What our machines are, by type and market. Law: reads only; an attempt counts from its committed intent until its machine is gone."""
+"""What our machines are, by type and market. Law: reads only; an attempt counts from its committed intent until its
+machine is gone or idle, and an idle machine for itself.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dstackd.store.tables import ATTEMPT
+from dstackd.store.idle import idle_and_free
+from dstackd.store.tables import ATTEMPT, MACHINE
 
 
 async def live_by_type(connection: AsyncConnection) -> list[tuple[str, str, int]]:
-    """(instance type, market, how many) of the attempts that are not over: what draws on the account's quotas."""
-    statement = (
-        select(ATTEMPT.c.instance_type, ATTEMPT.c.market, func.count())
-        .where(ATTEMPT.c.ended_at_ms.is_(None))
-        .group_by(ATTEMPT.c.instance_type, ATTEMPT.c.market)
+    """(instance type, market, how many) of what draws on the account's quotas."""
+    held = select(ATTEMPT.c.instance_type, ATTEMPT.c.market).where(
+        ATTEMPT.c.ended_at_ms.is_(None), ATTEMPT.c.released_at_ms.is_(None)
+    )
+    idle = select(MACHINE.c.instance_type, MACHINE.c.market).where(idle_and_free())
+    live = union_all(held, idle).subquery()
+    statement = select(live.c.instance_type, live.c.market, func.count()).group_by(
+        live.c.instance_type, live.c.market
     )
     return [(row[0], row[1], row[2]) for row in await connection.execute(statement)]

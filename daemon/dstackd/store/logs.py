@@ -1,28 +1,20 @@
-"""Which attempts' logs are wanted, and how much has arrived. Law: line counts go to the table rarely, lines never do."""
+"""Which attempts' logs are wanted, how much has arrived, and the verdict. Law: line counts go to the table rarely, lines never do."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from sqlalchemy import and_, bindparam, func, or_, select, true, update
+from sqlalchemy import Row, and_, bindparam, func, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from dstackd.core.log_verdict import is_settled, log_verdict
+from dstackd.core.open_log import WantedLog
+from dstackd.store.moves import IDS_MAX, add_events
 from dstackd.store.tables import ATTEMPT, JOB, LAUNCH
 
-
-@dataclass(frozen=True, slots=True)
-class WantedLog:
-    """The log of one attempt that may still grow. `lines_sent` None: the machine has not said yet.
-
-    `asked_at_ms` is when its launch was committed: no line is older, however late EC2's answer was saved.
-    """
-
-    job_id: str
-    attempt: int
-    asked_at_ms: int
-    lines_sent: int | None
-    lines_seen: int
+VERDICT_KIND = "log_verdict"
+"""Kind of the events that say so."""
 
 
 async def wanted_logs(connection: AsyncConnection, *, ended_after_ms: int) -> list[WantedLog]:
@@ -35,10 +27,11 @@ async def wanted_logs(connection: AsyncConnection, *, ended_after_ms: int) -> li
             LAUNCH.c.created_at_ms,
             ATTEMPT.c.log_lines_sent,
             ATTEMPT.c.log_lines_seen,
+            ATTEMPT.c.ended_at_ms.is_not(None),
         )
         .join(LAUNCH, LAUNCH.c.id == ATTEMPT.c.launch_id)
         .where(
-            ATTEMPT.c.instance_id.is_not(None),
+            ATTEMPT.c.launched_at_ms.is_not(None),
             or_(
                 ATTEMPT.c.ended_at_ms.is_(None),
                 and_(ATTEMPT.c.ended_at_ms > ended_after_ms, is_short),
@@ -48,9 +41,11 @@ async def wanted_logs(connection: AsyncConnection, *, ended_after_ms: int) -> li
     return [WantedLog(*row) for row in await connection.execute(statement)]
 
 
-async def save_seen(connection: AsyncConnection, counts: Sequence[tuple[str, int, int]]) -> None:
-    """Write how many lines have arrived, given as (job, attempt, lines), and have the jobs looked at: they may have
-    waited for them.
+async def save_seen(
+    connection: AsyncConnection, counts: Sequence[tuple[str, int, int]], *, now_ms: int
+) -> None:
+    """Write how many lines have arrived, given as (job, attempt, lines), and what follows for the verdicts; have the
+    jobs looked at: they may have waited for them.
     """
     if not counts:
         return
@@ -70,4 +65,70 @@ async def save_seen(connection: AsyncConnection, counts: Sequence[tuple[str, int
         .where(JOB.c.id == bindparam("the_job"), JOB.c.finished_at_ms.is_(None))
         .values(next_visit_at_ms=0, version=JOB.c.version + 1),
         [{"the_job": job_id} for job_id in sorted({job_id for job_id, _, _ in counts})],
+    )
+    await save_verdicts(connection, [(job, number) for job, number, _ in counts], now_ms=now_ms)
+
+
+async def save_verdicts(
+    connection: AsyncConnection, attempts: Iterable[tuple[str, int]], *, now_ms: int
+) -> None:
+    """Say of those that have ended, or have all their lines, whether their logs are complete. A verdict may change as long
+    as late lines come; one that is as it was costs nothing, and no event.
+    """
+    wanted = set(attempts)
+    job_ids = sorted({job_id for job_id, _ in wanted})
+    changed: list[tuple[Row[Any], str]] = []
+    for start in range(0, len(job_ids), IDS_MAX):
+        statement = select(*_JUDGED).where(ATTEMPT.c.job_id.in_(job_ids[start : start + IDS_MAX]))
+        for row in await connection.execute(statement):
+            verdict = _verdict(row) if (row.job_id, row.number) in wanted else row.log_verdict
+            if verdict != row.log_verdict:
+                changed.append((row, verdict))
+    if not changed:
+        return
+    await connection.execute(
+        update(ATTEMPT)
+        .where(
+            ATTEMPT.c.job_id == bindparam("the_job"), ATTEMPT.c.number == bindparam("the_number")
+        )
+        .values(log_verdict=bindparam("the_verdict")),
+        [
+            {"the_job": row.job_id, "the_number": row.number, "the_verdict": verdict}
+            for row, verdict in changed
+        ],
+    )
+    events = (
+        {
+            "at_ms": now_ms,
+            "job_id": row.job_id,
+            "attempt": row.number,
+            "kind": VERDICT_KIND,
+            "message": verdict,
+        }
+        for row, verdict in changed
+    )
+    await add_events(connection, events)
+
+
+_JUDGED = [
+    ATTEMPT.c[name]
+    for name in (
+        *("job_id", "number", "started_at_ms", "exited_at_ms", "done_at_ms", "ended_at_ms"),
+        *("log_lines_sent", "log_lines_seen", "log_lines_over_quota", "log_lines_lost"),
+        "log_verdict",
+    )
+]
+
+
+def _verdict(row: Row[Any]) -> str:
+    """The verdict now; the one that was, where there is none to give."""
+    ran = any(at is not None for at in (row.started_at_ms, row.exited_at_ms, row.done_at_ms))
+    settled = is_settled(sent=row.log_lines_sent, seen=row.log_lines_seen)
+    if not ran or (row.ended_at_ms is None and not settled):
+        return str(row.log_verdict)
+    return log_verdict(
+        sent=row.log_lines_sent,
+        seen=row.log_lines_seen,
+        over_quota=row.log_lines_over_quota or 0,
+        lost=row.log_lines_lost or 0,
     )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, bindparam, exists, insert, or_, select, update
+from sqlalchemy import Row, Select, bindparam, exists, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dstackd.core.cost import machine_cost_usd
+from dstackd.core.budget import IDLE_MARGIN_S
+from dstackd.core.cost import machine_cost_usd, share_usd
 from dstackd.core.instance import Instance, InstanceState
 from dstackd.core.phase import Outcome
+from dstackd.store.idle import settle_idle
+from dstackd.store.logs import save_verdicts
 from dstackd.store.moves import IDS_MAX, add_events
 from dstackd.store.tables import ATTEMPT, JOB, LAUNCH, MACHINE
 
@@ -34,11 +37,22 @@ async def live_machines(connection: AsyncConnection) -> list[LiveMachine]:
     return [LiveMachine(*row) for row in await connection.execute(statement)]
 
 
-async def needed(connection: AsyncConnection) -> tuple[frozenset[str], frozenset[str]]:
-    """(instance ids of attempts that are not over, ids of launches without a saved answer)."""
+async def needed(
+    connection: AsyncConnection, *, now_ms: int
+) -> tuple[frozenset[str], frozenset[str]]:
+    """(instance ids of attempts that have one and are not over, and of machines that may still be idle; ids of launches
+    without a saved answer).
+    """
     ids = await connection.execute(
         # Not "instance_id IS NOT NULL" here: SQLite would walk the index of all attempts that ever were.
-        select(ATTEMPT.c.instance_id).where(ATTEMPT.c.ended_at_ms.is_(None))
+        select(ATTEMPT.c.instance_id)
+        .where(ATTEMPT.c.ended_at_ms.is_(None), ATTEMPT.c.released_at_ms.is_(None))
+        .union_all(
+            select(MACHINE.c.instance_id).where(
+                MACHINE.c.idle_since_ms.is_not(None),
+                MACHINE.c.idle_until_ms > now_ms - int(IDLE_MARGIN_S * 1000),
+            )
+        )
     )
     launches = await connection.execute(select(LAUNCH.c.id).where(LAUNCH.c.state == "intended"))
     needed_ids = frozenset(each for each in ids.scalars() if each is not None)
@@ -91,10 +105,12 @@ async def save_states(
             for instance in instances
         ],
     )
+    gone = [each.instance_id for each in instances if each.state is InstanceState.TERMINATED]
+    await settle_idle(connection, gone, until_ms=now_ms)
 
 
 async def save_absent(
-    connection: AsyncConnection, instance_ids: Iterable[str], *, now_ms: int
+    connection: AsyncConnection, instance_ids: Sequence[str], *, now_ms: int
 ) -> None:
     """Machines that EC2 does not list any more are gone."""
     await connection.execute(
@@ -102,6 +118,7 @@ async def save_absent(
         .where(MACHINE.c.instance_id.in_(tuple(instance_ids)), MACHINE.c.gone_at_ms.is_(None))
         .values(state="terminated", gone_at_ms=now_ms)
     )
+    await settle_idle(connection, list(instance_ids), until_ms=now_ms)
 
 
 async def adopt_orphan(
@@ -135,7 +152,7 @@ async def adopt_orphan(
 async def end_attempts(
     connection: AsyncConnection, attempts: Sequence[tuple[str, int]], *, now_ms: int
 ) -> None:
-    """Close attempts whose machine is gone, and add their (estimated) cost to their jobs."""
+    """Close attempts whose machine is gone, and add their (estimated) cost to their jobs. Closing twice changes nothing."""
     rows = [
         row
         for start in range(0, len(attempts), IDS_MAX)
@@ -146,9 +163,7 @@ async def end_attempts(
         {
             "the_job": row.job_id,
             "the_number": row.number,
-            "the_cost": machine_cost_usd(
-                row.price_usd_h, from_ms=row.launched_at_ms, until_ms=row.gone_at_ms or now_ms
-            ),
+            "the_cost": _bill_usd(row, now_ms),
         }
         for row in rows
         if (row.job_id, row.number) in wanted
@@ -160,7 +175,7 @@ async def end_attempts(
         .where(
             ATTEMPT.c.job_id == bindparam("the_job"), ATTEMPT.c.number == bindparam("the_number")
         )
-        .values(ended_at_ms=now_ms, cost_usd=bindparam("the_cost")),
+        .values(ended_at_ms=now_ms, cost_usd=ATTEMPT.c.cost_usd + bindparam("the_cost")),
         ended,
     )
     await connection.execute(
@@ -168,6 +183,20 @@ async def end_attempts(
         .where(JOB.c.id == bindparam("the_job"))
         .values(cost_usd=JOB.c.cost_usd + bindparam("the_cost")),
         [{name: row[name] for name in ("the_job", "the_cost")} for row in ended],
+    )
+    keys = [(str(row["the_job"]), int(row["the_number"])) for row in ended]
+    await save_verdicts(connection, keys, now_ms=now_ms)
+
+
+def _bill_usd(row: Row[Any], now_ms: int) -> float:
+    until_ms = row.released_at_ms or row.gone_at_ms or now_ms
+    if not row.reused:
+        return machine_cost_usd(row.price_usd_h, from_ms=row.launched_at_ms, until_ms=until_ms)
+    return share_usd(
+        row.price_usd_h,
+        launched_ms=row.machine_launched_at_ms,
+        from_ms=row.launched_at_ms,
+        until_ms=until_ms,
     )
 
 
@@ -178,10 +207,16 @@ def _bills(attempts: Sequence[tuple[str, int]]) -> Select[Any]:
             ATTEMPT.c.number,
             ATTEMPT.c.launched_at_ms,
             ATTEMPT.c.price_usd_h,
+            ATTEMPT.c.reused,
+            ATTEMPT.c.released_at_ms,
             MACHINE.c.gone_at_ms,
+            MACHINE.c.launched_at_ms.label("machine_launched_at_ms"),
         )
         .join(MACHINE, MACHINE.c.instance_id == ATTEMPT.c.instance_id, isouter=True)
-        .where(ATTEMPT.c.job_id.in_([job_id for job_id, _ in attempts]))
+        .where(
+            ATTEMPT.c.job_id.in_([job_id for job_id, _ in attempts]),
+            ATTEMPT.c.ended_at_ms.is_(None),
+        )
     )
 
 

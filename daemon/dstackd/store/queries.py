@@ -130,12 +130,15 @@ async def list_machines(connection: AsyncConnection) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class AttemptProgress:
-    """What a reader of one attempt's log must know. `lines_sent` None: the machine has not said how many it wrote."""
+    """What a reader of one attempt's log must know. `lines_sent` None: the machine has not said how many it wrote.
+    `verdict` is empty until there is one (`core.log_verdict`).
+    """
 
     number: int
     started: bool
     ended: bool
     lines_sent: int | None
+    verdict: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +161,7 @@ async def log_progress(
         select(
             *(JOB.c.id, JOB.c.phase, JOB.c.reason, JOB.c.message, JOB.c.exit_code),
             *(JOB.c.finished_at_ms, ATTEMPT.c.number, ATTEMPT.c.started_at_ms),
-            *(ATTEMPT.c.ended_at_ms, ATTEMPT.c.log_lines_sent),
+            *(ATTEMPT.c.ended_at_ms, ATTEMPT.c.log_lines_sent, ATTEMPT.c.log_verdict),
         )
         .join(ATTEMPT, ATTEMPT.c.job_id == JOB.c.id, isouter=True)
         .where(JOB.c.id.in_(job_ids))
@@ -169,7 +172,8 @@ async def log_progress(
         _, attempts = jobs.setdefault(row.id, (row, []))
         if row.number is not None:
             started, ended = row.started_at_ms is not None, row.ended_at_ms is not None
-            attempts.append(AttemptProgress(row.number, started, ended, row.log_lines_sent))
+            sent, verdict = row.log_lines_sent, row.log_verdict
+            attempts.append(AttemptProgress(row.number, started, ended, sent, verdict))
     return {
         job_id: LogProgress(
             phase=row.phase,

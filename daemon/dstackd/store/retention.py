@@ -16,6 +16,8 @@ class Leftovers:
 
     launch_ids: tuple[str, ...]
     instance_ids: tuple[str, ...]
+    reuses: tuple[tuple[str, int], ...]
+    """(instance id, number) of each decision about an idle machine that nobody reads any more."""
     until_ms: int
 
 
@@ -30,14 +32,14 @@ async def leftovers(connection: AsyncConnection, *, since_ms: int) -> Leftovers:
     over_ms = func.coalesce(last.c.ended_at_ms, LAUNCH.c.answered_at_ms)
     launches = (
         await connection.execute(
-            select(LAUNCH.c.id, over_ms)
+            select(LAUNCH.c.id, over_ms, LAUNCH.c.reuses, LAUNCH.c.reuse_number)
             .join(last, last.c.launch_id == LAUNCH.c.id, isouter=True)
             .where(LAUNCH.c.state != "intended", LAUNCH.c.id.not_in(live), over_ms > since_ms)
         )
     ).all()
     machines = (
         await connection.execute(
-            select(MACHINE.c.instance_id, MACHINE.c.gone_at_ms).where(
+            select(MACHINE.c.instance_id, MACHINE.c.gone_at_ms, MACHINE.c.idle_number).where(
                 MACHINE.c.gone_at_ms > since_ms
             )
         )
@@ -46,6 +48,11 @@ async def leftovers(connection: AsyncConnection, *, since_ms: int) -> Leftovers:
     return Leftovers(
         tuple(row[0] for row in launches),
         tuple(row[0] for row in machines),
+        (
+            # Its last decision may be that it left, of which no launch tells.
+            *((row.instance_id, row.idle_number) for row in machines if row.idle_number),
+            *((row.reuses, row.reuse_number) for row in launches if row.reuses is not None),
+        ),
         max(times, default=since_ms),
     )
 

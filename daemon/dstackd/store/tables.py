@@ -55,7 +55,7 @@ class BackendRow(SQLModel, table=True):
 
 
 class LaunchRow(SQLModel, table=True):
-    """Write-ahead intent of one RunInstances call."""
+    """Write-ahead intent of one RunInstances call, or of giving a job to an idle machine (`reuses`)."""
 
     __tablename__ = "launch"
 
@@ -72,6 +72,8 @@ class LaunchRow(SQLModel, table=True):
     message: str
     created_at_ms: int = Field(sa_type=BigInteger)
     answered_at_ms: int | None = Field(sa_type=BigInteger)
+    reuses: str | None
+    reuse_number: int | None
 
 
 class MachineRow(SQLModel, table=True):
@@ -93,6 +95,11 @@ class MachineRow(SQLModel, table=True):
     state_reason: str
     launched_at_ms: int = Field(sa_type=BigInteger)
     gone_at_ms: int | None = Field(sa_type=BigInteger)
+    idle_number: int
+    idle_since_ms: int | None = Field(sa_type=BigInteger)
+    idle_until_ms: int | None = Field(sa_type=BigInteger)
+    idle_job_id: str | None
+    idle_attempt: int | None
 
 
 class AttemptRow(SQLModel, table=True):
@@ -113,9 +120,11 @@ class AttemptRow(SQLModel, table=True):
     outcome: str | None
     exit_code: int | None
     exit_cause: str
+    exit_signal: str
     booted_at_ms: int | None = Field(sa_type=BigInteger)
     started_at_ms: int | None = Field(sa_type=BigInteger)
     notice_at_ms: int | None = Field(sa_type=BigInteger)
+    rebalance_at_ms: int | None = Field(sa_type=BigInteger)
     exited_at_ms: int | None = Field(sa_type=BigInteger)
     sealed_at_ms: int | None = Field(sa_type=BigInteger)
     seal_verdict: str
@@ -130,7 +139,13 @@ class AttemptRow(SQLModel, table=True):
     log_lines_sent: int | None = Field(sa_type=BigInteger)
     log_bytes_sent: int | None = Field(sa_type=BigInteger)
     log_lines_seen: int = Field(sa_type=BigInteger)
+    log_lines_over_quota: int | None = Field(sa_type=BigInteger)
+    log_lines_lost: int | None = Field(sa_type=BigInteger)
+    log_verdict: str
+    released_at_ms: int | None = Field(sa_type=BigInteger)
     ended_at_ms: int | None = Field(sa_type=BigInteger)
+    reused: int
+    idle_ms: int = Field(sa_type=BigInteger)
     cost_usd: float
     vcpus: int
     reserved_usd: float

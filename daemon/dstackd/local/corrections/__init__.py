@@ -20,11 +20,18 @@ def install(state: CloudState) -> None:
             f"the local cloud corrects moto {MOTO_VERSION} and would break moto {found}: "
             f"install moto[server]=={MOTO_VERSION}"
         )
-    from dstackd.local.corrections import catalogue, errors, instances, spot  # noqa: PLC0415
+    from dstackd.local.corrections import (  # noqa: PLC0415
+        bucket_rules,
+        catalogue,
+        errors,
+        instances,
+        spot,
+    )
     from dstackd.local.corrections.launches import Launches  # noqa: PLC0415
     from dstackd.local.corrections.logs import LogEvents  # noqa: PLC0415
 
     errors.install()
+    bucket_rules.install()
     catalogue.install(state)
     instances.install(state)
     Launches(state).install()

@@ -83,7 +83,7 @@ class LogEvents:
             ordered = self._groups.setdefault(group, [])
             for event in accepted:
                 position = (event["timestamp"], now_ms, next(self._numbers))
-                insort(ordered, _Event(position, stream, event["message"]))
+                _insert(ordered, _Event(position, stream, event["message"]))
             token = group.put_log_events(stream_name, accepted)
         return token, rejected
 
@@ -128,6 +128,14 @@ class LogEvents:
 
 def _position(event: _Event) -> _Position:
     return event.position
+
+
+def _insert(ordered: list[_Event], event: _Event) -> None:
+    """Nearly every event is the newest one."""
+    if not ordered or event.position > ordered[-1].position:
+        ordered.append(event)
+    else:
+        insort(ordered, event)
 
 
 class _Page:

@@ -1,0 +1,95 @@
+"""Which waiting job an idle machine takes. Law: pure; a machine fits only a job for which it would have been launched.
+
+Both have asked for it: the job whose machine waits, and the job that takes it. Who has not gets a machine of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dstackd.core.avoidance import avoided, pool
+from dstackd.core.instance import Market
+from dstackd.core.job import Job
+from dstackd.core.offering import Offering
+from dstackd.spec.model import JobSpec, Permissions
+
+SEAL_S = 300.0
+"""What a job needs of its machine's lifetime beside its own duration and grace: inputs, artifacts, logs."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdleMachine:
+    """A machine that waits for another job."""
+
+    instance_id: str
+    backend: str
+    number: int
+    """Of the decision about it: see `protocol.reuse_key`."""
+    shape: tuple[object, ...]
+    """Of the job that it ran last, and so of the one that it was launched for."""
+    instance_type: str
+    zone: str
+    market: Market
+    price_usd_h: float
+    vcpus: int
+    until_ms: int
+    ends_at_ms: int | None = None
+    """When it ends itself, whatever runs; None: nobody has told it."""
+
+    @property
+    def offering(self) -> Offering:
+        """What a job gets with it, for whoever judges money and room."""
+        return Offering(
+            instance_type=self.instance_type,
+            subnet_id="",
+            zone=self.zone,
+            market=self.market,
+            architecture="",
+            price_usd_h=self.price_usd_h,
+            vcpus=self.vcpus,
+        )
+
+
+def shape_of_machine(spec: JobSpec, project: str) -> tuple[object, ...]:
+    """Equal where a machine that was launched for one job would do for the other."""
+    return (
+        spec.resources,
+        spec.instance_types,
+        spec.spot_policy,
+        spec.max_price,
+        spec.image is not None,
+        project,
+    )
+
+
+def fits(job: Job, machine: IdleMachine, *, now_ms: int) -> bool:
+    """Whether the job may run on the machine now. Its budget is not judged here."""
+    spec, avoidance = job.spec, avoided(job)
+    return (
+        spec.reuse_s is not None
+        and spec.permissions is Permissions.JOB
+        and not job.needs_own_machine
+        and machine.shape == shape_of_machine(spec, job.project)
+        and now_ms < machine.until_ms
+        and (spec.max_price is None or machine.price_usd_h <= spec.max_price)
+        and not (avoidance.on_demand_first and machine.market is Market.SPOT)
+        and pool(machine.instance_type, machine.zone, machine.market) != avoidance.reclaimed
+        and _lives_long_enough(spec, machine, now_ms=now_ms)
+    )
+
+
+def _lives_long_enough(spec: JobSpec, machine: IdleMachine, *, now_ms: int) -> bool:
+    if machine.ends_at_ms is None:
+        return True
+    if spec.max_duration_s is None:
+        return False
+    wanted_s = spec.max_duration_s + spec.stop_grace_s + SEAL_S
+    return now_ms + wanted_s * 1000 <= machine.ends_at_ms
+
+
+def best(fitting: Sequence[IdleMachine]) -> IdleMachine | None:
+    """The cheapest; among equals the one whose time is over first."""
+    return min(
+        fitting, key=lambda each: (each.price_usd_h, each.until_ms, each.instance_id), default=None
+    )

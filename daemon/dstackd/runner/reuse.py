@@ -1,0 +1,164 @@
+"""The machine between its jobs. Law: a machine that nobody gave another job has said so itself before it
+goes, and one that was given a job runs it: who writes the decision first has decided.
+
+`protocol.reuse_key` holds the decision; both sides write it only if it is not there (If-None-Match, S3
+user guide, "Conditional writes"). A machine that cannot find out what was decided runs nothing more.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dstackd import protocol
+from dstackd.launch_document import JobDocument, LaunchDocument
+from dstackd.runner.cleaning import Cleaner
+from dstackd.runner.control import Watch
+from dstackd.runner.errors import AwsError, RunnerError
+from dstackd.runner.machine import Machine
+from dstackd.runner.pace import Deadline, spread_s
+from dstackd.runner.s3 import Bucket
+
+LOOK_PATIENCE_S = 2.0
+LEAVE_PATIENCE_S = 60.0
+"""The daemon leaves a machine alone for as long, and more, after its time."""
+_TAKEN = 412
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a machine finds its job: in the document of this launch, under this index."""
+
+    launch_id: str
+    index: int
+
+
+class Decision:
+    """One decision about an idle machine, as the machine sees it."""
+
+    def __init__(
+        self, bucket: Bucket, *, instance_id: str, number: int, say: Callable[[str], None]
+    ) -> None:
+        self._bucket = bucket
+        self._key = protocol.reuse_key(instance_id, number)
+        self._say = say
+
+    def look(self) -> Place | None:
+        """The job that the machine was given by now. An answer that does not come is none."""
+        try:
+            return _place(self._bucket.get(self._key, patience_s=LOOK_PATIENCE_S))
+        except RunnerError as error:
+            self._say(f"reuse: {error}")
+            return None
+
+    def leave(self) -> Place | None:
+        """Decide that the machine leaves; the job, if it was given one before."""
+        try:
+            self._bucket.put(
+                self._key,
+                protocol.REUSE_LEAVE,
+                patience_s=LEAVE_PATIENCE_S,
+                only_if_new=True,
+            )
+        except AwsError as error:
+            if (
+                error.status == _TAKEN
+            ):  # by the daemon, or by this call when its first answer was lost
+                return self._read()
+            self._say(f"reuse: {error}")
+        except RunnerError as error:
+            self._say(f"reuse: {error}")
+        return None
+
+    def _read(self) -> Place | None:
+        try:
+            return _place(self._bucket.get(self._key, patience_s=LEAVE_PATIENCE_S))
+        except RunnerError as error:
+            self._say(f"reuse: {error}")
+            return None
+
+
+def _place(content: bytes | None) -> Place | None:
+    claim = None if content is None else protocol.read_reuse_claim(content)
+    return None if claim is None else Place(*claim)
+
+
+def wait_for_job(
+    decision: Decision,
+    *,
+    deadline: Deadline,
+    watch_s: float,
+    leaves: threading.Event,
+    moved: Callable[[], bool] = lambda: False,
+) -> Place | None:
+    """Look every `watch_s` or so until a job is there, the time is over, or the machine has to go (`leaves`
+    is set, or `moved` says so); None: the machine has left.
+    """
+    while not leaves.is_set() and not moved() and deadline.left_s() > 0:
+        place = decision.look()
+        if place is not None:
+            return place
+        # Not all machines of a launch at the same instants.
+        leaves.wait(min(spread_s(watch_s), deadline.left_s()))
+    return decision.leave()
+
+
+class Idling:
+    """What a machine does between its jobs; made before the first one."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._cleaner = Cleaner(machine.base_dir, environ=machine.environ, say=machine.journal.say)
+        self._number = 0
+        self._deadline = Deadline(0.0)
+
+    def offer(self, job: JobDocument) -> tuple[str, ...]:
+        """The fields that `done` gets when the machine waits for another job; none when it does not: nobody
+        has asked for it, or it could not be cleaned. Nothing of the job's threads may be left.
+        """
+        if job.reuse_s is None:
+            return ()
+        if not self._cleaner.clean(had_container=job.container is not None):
+            return ()
+        self._number += 1
+        self._deadline = Deadline(job.reuse_s)
+        return (protocol.IDLE, str(self._number), str(int(job.reuse_s)))
+
+    def wait(self, machine: Machine, document: LaunchDocument) -> Place | None:
+        """Until the machine has another job, or (None) has left. Its watch goes on: heartbeat, spot notice,
+        rebalance, silence. `document` is the last job's.
+        """
+        leaves = threading.Event()
+        watch = _idle_watch(machine, on_rebalance=leaves.set)
+        watch.start(document)
+        try:
+            return wait_for_job(
+                Decision(
+                    machine.bucket,
+                    instance_id=machine.identity.instance_id,
+                    number=self._number,
+                    say=machine.journal.say,
+                ),
+                deadline=self._deadline,
+                watch_s=document.watch_s,
+                leaves=leaves,
+                moved=lambda: machine.switch.current() is not None,
+            )
+        finally:
+            watch.stop()
+
+
+def _idle_watch(machine: Machine, *, on_rebalance: Callable[[], None]) -> Watch:
+    return Watch(
+        instance_id=machine.identity.instance_id,
+        stop_grace_s=0.0,
+        imds=machine.imds,
+        bucket=machine.bucket,
+        switch=machine.switch,
+        reporter=machine.reporter,
+        journal=machine.journal,
+        journal_stream=machine.journal_stream,
+        on_rebalance=on_rebalance,
+        watchdog=machine.watchdog,
+        job_id="-",
+    )

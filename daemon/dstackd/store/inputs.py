@@ -1,0 +1,31 @@
+"""Which inputs in the bucket are still needed. Law: read only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Set as AbstractSet
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dstackd.core.job import Job
+from dstackd.store.jobs import job_of
+from dstackd.store.tables import JOB
+
+
+async def needed_digests(connection: AsyncConnection) -> frozenset[str]:
+    """Of every job that has not ended: it may be launched, or launched again."""
+    statement = (
+        select(JOB.c.inputs_digest)
+        .where(JOB.c.finished_at_ms.is_(None), JOB.c.inputs_digest != "[]")
+        .distinct()
+    )
+    written = (await connection.execute(statement)).scalars()
+    return frozenset(digest for text in written for digest in json.loads(text))
+
+
+async def queued_with(connection: AsyncConnection, digests: AbstractSet[str]) -> list[Job]:
+    """Queued jobs that have one of these among their inputs."""
+    statement = select(JOB).where(JOB.c.phase == "queued", JOB.c.inputs_digest != "[]")
+    jobs = [job_of(row) for row in await connection.execute(statement)]
+    return [job for job in jobs if not digests.isdisjoint(job.inputs_digest)]

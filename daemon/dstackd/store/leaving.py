@@ -1,0 +1,88 @@
+"""Attempts that their jobs have left while their machines go. Law: such an attempt has an outcome and no end.
+
+The current attempt of a terminating job looks the same; that one is its job's own affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ScalarSelect, and_, bindparam, case, func, not_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from dstackd.core.budget import GOING_S
+from dstackd.core.cost import BILLED_MIN_S
+from dstackd.core.job import Attempt
+from dstackd.store.attempts import attempt_columns, attempt_of
+from dstackd.store.machines import end_attempts
+from dstackd.store.moves import add_events
+from dstackd.store.tables import ATTEMPT, JOB
+
+_HOUR_MS = 3_600_000.0
+
+
+async def leaving_attempts(connection: AsyncConnection) -> list[Attempt]:
+    """All of them. O(attempts that are not over)."""
+    of_the_job = and_(JOB.c.phase == "terminating", JOB.c.attempt == ATTEMPT.c.number)
+    statement = (
+        select(*attempt_columns())
+        .join(JOB, JOB.c.id == ATTEMPT.c.job_id)
+        .where(
+            ATTEMPT.c.ended_at_ms.is_(None),
+            ATTEMPT.c.outcome.is_not(None),
+            ATTEMPT.c.released_at_ms.is_(None),  # else the machine may run another job
+            not_(of_the_job),
+        )
+    )
+    return [attempt_of(row) for row in await connection.execute(statement)]
+
+
+async def save_left(
+    connection: AsyncConnection, attempts: Sequence[Attempt], *, now_ms: int
+) -> None:
+    """These machines are gone: close the attempts, and have their jobs looked at, whose cost is known now."""
+    await end_attempts(connection, [(each.job_id, each.number) for each in attempts], now_ms=now_ms)
+    await connection.execute(
+        update(JOB)
+        .where(JOB.c.id == bindparam("the_job"), JOB.c.finished_at_ms.is_(None))
+        .values(next_visit_at_ms=0, version=JOB.c.version + 1),
+        [{"the_job": job_id} for job_id in sorted({each.job_id for each in attempts})],
+    )
+    events = (
+        {
+            "at_ms": now_ms,
+            "job_id": each.job_id,
+            "attempt": each.number,
+            "kind": "machine_gone",
+            "message": each.instance_id,
+        }
+        for each in attempts
+    )
+    await add_events(connection, events)
+
+
+def leaving_count(*, beside_current: bool = False) -> ScalarSelect[Any]:
+    """How many a job of the enclosing query has; `beside_current`: other than its current attempt."""
+    left = ATTEMPT.alias()
+    statement = select(func.count()).where(
+        left.c.job_id == JOB.c.id, left.c.ended_at_ms.is_(None), left.c.outcome.is_not(None)
+    )
+    if beside_current:
+        statement = statement.where(left.c.number != JOB.c.attempt)
+    return statement.correlate(JOB).scalar_subquery()
+
+
+def leaving_usd(now_ms: int) -> ScalarSelect[Any]:
+    """What those of a queued job cost if EC2 shows them gone as late as our estimates allow for; NULL: there are none."""
+    left = ATTEMPT.alias()
+    until_gone_ms = now_ms + GOING_S * 1000 - left.c.launched_at_ms
+    billed_ms = case(
+        (until_gone_ms > BILLED_MIN_S * 1000, until_gone_ms), else_=BILLED_MIN_S * 1000
+    )
+    return (
+        select(func.sum(left.c.price_usd_h * billed_ms / _HOUR_MS))
+        .where(left.c.job_id == JOB.c.id, left.c.ended_at_ms.is_(None), left.c.outcome.is_not(None))
+        .correlate(JOB)
+        .scalar_subquery()
+    )
