@@ -30,7 +30,7 @@ class Leaving:
         self._clock = clock
         self._wakes = wakes
         self.expected = True
-        """Whether there may be any; only a sweep looks when there are none."""
+        """Whether there may be any: after a start, and once a job is queued again; nobody looks otherwise."""
 
     async def follow(self, observe: Callable[[Attempt], Observation]) -> list[Attempt]:
         """Close the attempts whose machine is gone; returns those whose machine is to be asked to go."""

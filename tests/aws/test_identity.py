@@ -136,7 +136,7 @@ def _listed(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else value
 
 
-def test_input_buckets_are_listed_and_read_and_nothing_else() -> None:
+async def test_input_buckets_are_listed_and_read_and_nothing_else() -> None:
     """Each bucket of the configuration, whole; the project's own stays as it is unless it is named."""
     asked = {"region": "eu-west-1", "bucket": "my-proj"}
     plain = json.loads(runner_document(ACCOUNT, **asked))["Statement"]

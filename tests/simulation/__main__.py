@@ -1,7 +1,7 @@
 """`make simulate`: many seeds, one dense line each; the exit code is 0 when no promise was broken.
 
-    python -m tests.simulation --seeds 1000             seeds 0 to 999, as many at a time as there are processors
-    python -m tests.simulation --seed 4711 --trace      one seed, with everything that happened
+python -m tests.simulation --seeds 1000             seeds 0 to 999, as many at a time as there are processors
+python -m tests.simulation --seed 4711 --trace      one seed, with everything that happened
 """
 
 from __future__ import annotations

@@ -140,7 +140,9 @@ async def cancels(world: World, dice: random.Random) -> None:
 async def locked(world: World, dice: random.Random) -> None:
     """Another process holds the database's write lock."""
     holds_s = [dice.choice((0.01, 0.1, 0.5)) for _ in range(10)]
-    if dice.random() < 0.1:  # longer than the daemon's patience; a second costs it hundreds of tries
+    if (
+        dice.random() < 0.1
+    ):  # longer than the daemon's patience; a second costs it hundreds of tries
         holds_s[dice.randrange(10)] = 35.0
     for hold_s in holds_s:
         await anyio.sleep(dice.uniform(5, 120))
@@ -158,6 +160,36 @@ async def wrong_clock(world: World, dice: random.Random) -> None:
     for _ in range(2):
         await anyio.sleep(dice.uniform(60, 600))
         world.clock.skew_ms = dice.randint(-100_000, 100_000)
+
+
+async def deleted_rows(world: World, dice: random.Random) -> None:
+    """An operator deletes a job and all that belongs to it, while its machine runs."""
+    await anyio.sleep(dice.uniform(20, 200))
+    rows = world.sql("SELECT id FROM job WHERE phase IN ('booting', 'running') ORDER BY seq")
+    if not rows:
+        return
+    job_id = dice.choice(rows)["id"]
+    try:
+        world.plain.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError:
+        return
+    world.tell(f"an operator deletes {job_id}")
+    world.excused.add(job_id)
+    for table, column in (("attempt", "job_id"), ("job", "id")):
+        world.sql(f"DELETE FROM {table} WHERE {column} = ?", job_id)
+    world.plain.execute("COMMIT")
+
+
+async def edited_tags(world: World, dice: random.Random) -> None:
+    """An operator takes our tags off a machine: it is not ours any more, and not to be touched."""
+    await anyio.sleep(dice.uniform(20, 200))
+    machine = _one_of(world, dice)
+    if machine is not None and machine.job is not None:
+        world.tell(f"an operator edits the tags of {machine.instance_id}")
+        world.hidden.add(machine.instance_id)
+        world.excused.add(machine.job.job_id)
+        kept = tuple(tag for tag in machine.request.tags if tag[0] != "dstackd:owner")
+        machine.request = replace(machine.request, tags=kept)
 
 
 async def strangers(world: World, dice: random.Random) -> None:
@@ -178,7 +210,7 @@ FAULTS: dict[str, Fault] = {
     for fault in (
         *(throttled, lost_calls, lost_answers, denied, outages, scarce, unseen, late_lines),
         *(lost_lines, reclaimed, broken_hosts, hanging, terminated_by_hand, cancels, locked),
-        *(wrong_clock, strangers),
+        *(wrong_clock, deleted_rows, edited_tags, strangers),
     )
 }
 

@@ -7,22 +7,37 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from typing import Any
 
 import anyio
 
 from dstackd import protocol
 from dstackd.core.instance import InstanceState
 from dstackd.simulated.faults import Script
-from dstackd.simulated.machine import BY_REQUEST, SimulatedMachine
+from dstackd.simulated.machine import BY_REQUEST, AttemptKey, SimulatedMachine
 from tests.simulation.jobs import Wish
 from tests.simulation.world import World
 
 LOOK_S = 2.0
+LATE_MAX_S = 25.0
+"""Lines that come later than this may miss the verdict's time; sooner, they are all there."""
+SLACK_S = 260.0
+"""Between a machine's life and what is counted for it: how late its start and its end are seen, by a clock that jumps."""
 IDLE_BOUND_S = 600.0
 """A machine without a live attempt lives at most so long while a daemon is there to end it."""
 TERMINAL = frozenset({"succeeded", "failed", "cancelled", "rejected"})
 _JOBS = "SELECT id, phase, exit_code, cancel_requested FROM job"
+_NEEDED = "SELECT instance_id FROM attempt WHERE ended_at_ms IS NULL"
 _COSTS = frozenset({InstanceState.PENDING, InstanceState.RUNNING})
+
+
+Rows = dict[str, dict[str, Any]]
+"""By job id."""
+
+
+def is_a_stranger(world: World, machine: SimulatedMachine) -> bool:
+    """Whether it was never ours."""
+    return not is_ours(world, machine) and machine.instance_id not in world.hidden
 
 
 def is_ours(world: World, machine: SimulatedMachine) -> bool:
@@ -37,10 +52,10 @@ class Watcher:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._terminal: dict[str, tuple[str, int | None]] = {}
+        self._terminal: dict[str, tuple[object, object]] = {}
         self._idle_s: Counter[str] = Counter()
-        self._healthy: dict[str, str] = {}
-        """Machines whose commands ran at the last look, and whose."""
+        self._busy: dict[str, AttemptKey] = {}
+        """Machines that had a job and had not said their last word at the last look, and whose."""
 
     async def watch(self) -> None:
         """Look every LOOK_S, for ever."""
@@ -53,19 +68,35 @@ class Watcher:
         jobs = {row["id"]: row for row in self._world.sql(_JOBS)}
         machines = [each for each in self._world.cloud.machines if is_ours(self._world, each)]
         self._terminal_phases_stay(jobs)
+        self._a_job_is_over_when_its_machines_are(machines, jobs)
         self._one_machine_an_attempt(machines)
         self._one_running_attempt_a_job(machines)
-        self._nothing_idles(machines, jobs)
+        self._nothing_idles(machines)
         self._strangers_live()
         self._no_healthy_machine_is_terminated(machines, jobs)
 
-    def _terminal_phases_stay(self, jobs: dict[str, dict[str, object]]) -> None:
+    def _terminal_phases_stay(self, jobs: Rows) -> None:
         for job_id, row in jobs.items():
             if row["phase"] in TERMINAL:
-                now = (str(row["phase"]), row["exit_code"])
-                before = self._terminal.setdefault(job_id, now)  # type: ignore[arg-type]
+                now = (row["phase"], row["exit_code"])
+                before = self._terminal.setdefault(job_id, now)
                 if before != now:
                     self._world.blame(f"{job_id} was {before} and is {now}")
+
+    def _a_job_is_over_when_its_machines_are(
+        self, machines: list[SimulatedMachine], jobs: Rows
+    ) -> None:
+        for machine in machines:
+            job = jobs.get(machine.job.job_id) if machine.job is not None else None
+            if machine.job is None or job is None or machine.terminated_at_ms is not None:
+                continue
+            key = (machine.job.job_id, machine.job.attempt)
+            if machine.job.reuse_s is not None and key in machine.said_done:
+                continue  # it has released the job
+            if job["phase"] in TERMINAL and machine.instance_id not in self._world.hidden:
+                self._world.blame(
+                    f"{job['id']} is {job['phase']} before {machine.instance_id} is gone"
+                )
 
     def _one_machine_an_attempt(self, machines: list[SimulatedMachine]) -> None:
         alive = Counter(
@@ -83,51 +114,50 @@ class Watcher:
             if machine.commands_run and machine.job is not None:
                 running[machine.job.job_id].append(machine.job.attempt)
         for job_id, attempts in running.items():
-            if len(attempts) > 1:
+            if len(attempts) > 1 and job_id not in self._world.excused:
                 self._world.blame(f"{job_id} runs as attempts {attempts} at once")
 
-    def _nothing_idles(
-        self, machines: list[SimulatedMachine], jobs: dict[str, dict[str, object]]
-    ) -> None:
-        needed = {
-            row["instance_id"]
-            for row in self._world.sql("SELECT instance_id FROM attempt WHERE ended_at_ms IS NULL")
-        }
+    def _nothing_idles(self, machines: list[SimulatedMachine]) -> None:
+        needed = {row["instance_id"] for row in self._world.sql(_NEEDED)}
         for machine in machines:
-            if machine.state not in _COSTS or machine.instance_id in needed:
-                self._idle_s.pop(machine.instance_id, None)
-            elif self._world.daemon_up:
-                self._idle_s[machine.instance_id] += int(LOOK_S)
-                if self._idle_s[machine.instance_id] > IDLE_BOUND_S:
-                    self._world.blame(f"{machine.instance_id} costs money for nobody")
+            instance_id = machine.instance_id
+            if machine.state not in _COSTS or instance_id in needed or machine.idle:
+                self._idle_s.pop(instance_id, None)
+            elif self._world.daemon_up and instance_id not in self._world.hidden:
+                self._idle_s[instance_id] += int(LOOK_S)
+                if self._idle_s[instance_id] > IDLE_BOUND_S:
+                    self._world.blame(f"{instance_id} costs money for nobody")
 
     def _strangers_live(self) -> None:
         for machine in self._world.cloud.machines:
-            if not is_ours(self._world, machine) and machine.state_reason == BY_REQUEST:
+            if is_a_stranger(self._world, machine) and machine.state_reason == BY_REQUEST:
                 self._world.blame(f"{machine.instance_id} is somebody else's and was terminated")
 
     def _no_healthy_machine_is_terminated(
-        self, machines: list[SimulatedMachine], jobs: dict[str, dict[str, object]]
+        self, machines: list[SimulatedMachine], jobs: Rows
     ) -> None:
+        """Neither while the commands run nor before the machine has said its last word."""
         for machine in machines:
-            if machine.commands_run and machine.job is not None:
-                self._healthy[machine.instance_id] = machine.job.job_id
+            key = (machine.job.job_id, machine.job.attempt) if machine.job is not None else None
+            if key is not None and machine.runner_up and key not in machine.said_done:
+                self._busy[machine.instance_id] = key
                 continue
-            job_id = self._healthy.pop(machine.instance_id, None)
-            if job_id is None or machine.state_reason != BY_REQUEST:
+            before = self._busy.pop(machine.instance_id, None)
+            if before is None or machine.state_reason != BY_REQUEST or before in machine.said_done:
                 continue
-            job = jobs.get(job_id, {})
-            attempt = machine.job.attempt if machine.job is not None else 0
-            cut_off = (job_id, attempt) not in machine.ends
-            excused = machine.instance_id in self._world.by_hand or job.get("cancel_requested", 1)
-            if cut_off and not excused and not machine.reclaimed:
-                self._world.blame(f"{machine.instance_id} was terminated while {job_id} ran on it")
+            job = jobs.get(before[0])
+            if job is None or job["cancel_requested"] or machine.reclaimed:
+                continue
+            if machine.instance_id not in self._world.by_hand:
+                self._world.blame(f"{machine.instance_id} was terminated under {before}")
 
 
 def judge(world: World, wishes: list[Wish]) -> None:
     """When all is over."""
     _every_job_is_over(world, wishes)
     _ends_are_true(world, wishes)
+    _no_work_is_lost(world)
+    _retries_are_counted(world)
     _nothing_is_left(world)
     _lines_are_true(world)
     _money_adds_up(world)
@@ -138,22 +168,29 @@ def _every_job_is_over(world: World, wishes: list[Wish]) -> None:
     for wish in wishes:
         row = rows.get(wish.job_id)
         if row is None:
-            world.blame(f"{wish.job_id} was committed and is not in the table")
+            if wish.job_id not in world.excused:
+                world.blame(f"{wish.job_id} was committed and is not in the table")
         elif row["phase"] not in TERMINAL or not (row["message"] and row["reason"]):
             world.blame(f"{wish.job_id} ends as {row['phase']}: {row['message']!r}")
         elif wish.broken != (row["phase"] == "rejected") and row["phase"] != "cancelled":
             world.blame(f"{wish.job_id} is {row['phase']}: {row['message']}")
 
 
+def _ends_of(world: World) -> dict[AttemptKey, tuple[int, str]]:
+    return {key: end for machine in world.cloud.machines for key, end in machine.ends.items()}
+
+
 def _ends_are_true(world: World, wishes: list[Wish]) -> None:
     """A row's exit code is that of the attempt it names, which is what the machine's commands did."""
-    ends = {key: end for machine in world.cloud.machines for key, end in machine.ends.items()}
+    ends = _ends_of(world)
     for row in world.sql("SELECT * FROM job WHERE finished_at_ms IS NOT NULL AND attempt > 0"):
         end = ends.get((row["id"], row["attempt"]))
         if row["phase"] == "succeeded" and end != (0, "exit"):
             world.blame(f"{row['id']} succeeded; its commands ended with {end}")
         if row["exit_code"] is not None and (end is None or end[0] != row["exit_code"]):
             world.blame(f"{row['id']} has exit code {row['exit_code']}; its commands had {end}")
+        if row["exit_code"] is None and row["reason"] == "exited":
+            world.blame(f"{row['id']} exited and has no exit code")
     for row in world.sql("SELECT * FROM attempt WHERE seal_verdict IN ('complete', 'partial')"):
         key = protocol.manifest_key(row["job_id"], row["number"])
         if world.cloud.bucket.load(key) is None:
@@ -163,6 +200,32 @@ def _ends_are_true(world: World, wishes: list[Wish]) -> None:
         wish = known.get(job_id)
         if wish is not None and cause == "exit" and code != script_of(wish, attempt).exit_code:
             world.blame(f"{job_id}/{attempt} was not run as it was written")
+
+
+def _no_work_is_lost(world: World) -> None:
+    """What ended well, and said so, is the job's end."""
+    statement = "SELECT id, phase, attempt FROM job WHERE NOT cancel_requested"
+    phases = {row["id"]: row for row in world.sql(statement)}
+    for machine in world.cloud.machines:
+        for key in machine.said_done:
+            row = phases.get(key[0])
+            if row is None or key[0] in world.excused or not is_ours(world, machine):
+                continue
+            if machine.ends[key] == (0, "exit") and row["attempt"] != key[1]:
+                world.blame(f"attempt {key} ended well and is not the last one")
+            if machine.ends[key] == (0, "exit") and row["phase"] != "succeeded":
+                world.blame(f"attempt {key} ended well and its job is {row['phase']}")
+
+
+def _retries_are_counted(world: World) -> None:
+    ran = Counter(
+        job_id for job_id, _ in {key for each in world.cloud.machines for key in each.began}
+    )
+    for row in world.sql("SELECT id, spec FROM job WHERE phase <> 'rejected'"):
+        retry = json.loads(row["spec"]).get("retry") or {}
+        most = retry.get("max_attempts", 5) if isinstance(retry, dict) else 5
+        if ran[row["id"]] > most and row["id"] not in world.excused:
+            world.blame(f"{row['id']} ran {ran[row['id']]} times of {most}")
 
 
 def _nothing_is_left(world: World) -> None:
@@ -179,29 +242,63 @@ def _nothing_is_left(world: World) -> None:
 
 def _lines_are_true(world: World) -> None:
     """What the file holds is what the commands wrote, in order and once; and the verdict says what is missing."""
+    verdicts = {
+        (row["job_id"], row["number"]): row["log_verdict"]
+        for row in world.sql("SELECT job_id, number, log_verdict FROM attempt")
+    }
     for machine in world.cloud.machines:
-        for job_id, attempt in machine.ends:
-            written = machine.written[job_id, attempt]
-            stored = [line for line in world.files.read(job_id, attempt)[0] if not line.missing]
-            numbers = [line.n for line in stored]
-            if numbers != sorted(set(numbers)) or any(n > written for n in numbers):
-                world.blame(f"the log of {job_id}/{attempt} holds lines {numbers} of {written}")
-            if any(line.log != f"line {line.n}" for line in stored):
-                world.blame(f"the log of {job_id}/{attempt} holds another text")
-            complete = len(numbers) == written
-            loses = world.cloud.faults.lost_share > 0
-            if (job_id, attempt) in machine.said_done and not (complete or loses):
-                world.blame(f"the log of {job_id}/{attempt} has {len(numbers)} of {written} lines")
+        for key in machine.ends:
+            if key in verdicts and is_ours(world, machine):
+                _log_is_true(world, machine, key, verdict=verdicts[key])
+
+
+def _log_is_true(world: World, machine: SimulatedMachine, key: AttemptKey, *, verdict: str) -> None:
+    written = machine.written[key]
+    stored = [line for line in world.files.read(*key)[0] if not line.missing]
+    numbers = [line.n for line in stored]
+    if numbers != sorted(set(numbers)) or any(n > written for n in numbers):
+        world.blame(f"the log of {key} holds lines {numbers} of {written}")
+    if any(line.log != f"line {line.n}" for line in stored):
+        world.blame(f"the log of {key} holds another text")
+    if key not in machine.said_done:
+        return
+    missing = written - len(numbers)
+    expected = f"incomplete ({missing} missing)" if missing else "complete"
+    if verdict not in (expected, "unconfirmed (0 lines arrived)") and not _is_unheard(world, key):
+        world.blame(f"the log of {key} has {len(numbers)} of {written} lines and is {verdict}")
+    faults = world.cloud.faults
+    if missing and not faults.lost_share and faults.late_s < LATE_MAX_S:
+        world.blame(f"the log of {key} has {len(numbers)} of {written} lines")
+
+
+def _is_unheard(world: World, key: AttemptKey) -> bool:
+    """Whether the daemon never got the machine's last word: an operator or EC2 was faster."""
+    rows = world.sql("SELECT done_at_ms FROM attempt WHERE job_id = ? AND number = ?", *key)
+    return not rows or rows[0]["done_at_ms"] is None
 
 
 def _money_adds_up(world: World) -> None:
+    """A job costs what its attempts cost, the attempts what their machines cost, and no job more than its budget."""
     spent = {row["id"]: row["cost_usd"] for row in world.sql("SELECT id, cost_usd FROM job")}
     summed: Counter[str] = Counter()
-    for row in world.sql("SELECT job_id, cost_usd FROM attempt"):
+    by_machine: Counter[str] = Counter()
+    prices: dict[str, float] = {}
+    for row in world.sql("SELECT job_id, instance_id, cost_usd, price_usd_h FROM attempt"):
         summed[row["job_id"]] += row["cost_usd"]
+        by_machine[row["instance_id"]] += row["cost_usd"]
+        prices[row["instance_id"]] = row["price_usd_h"]
     for job_id, cost_usd in summed.items():
         if abs(spent[job_id] - cost_usd) > 1e-6:
             world.blame(f"{job_id} cost {spent[job_id]}, its attempts {cost_usd}")
+    for machine in world.cloud.machines:
+        price = prices.get(machine.instance_id)
+        if price is not None and machine.terminated_at_ms is not None:
+            lived_s = max(60.0, (machine.terminated_at_ms - machine.launched_at_ms) / 1000)
+            counted_s = by_machine[machine.instance_id] / price * 3600
+            if not lived_s - SLACK_S <= counted_s <= lived_s + SLACK_S + world.down_s:
+                world.blame(
+                    f"{machine.instance_id} lived {lived_s:.0f} s and costs {counted_s:.0f} s"
+                )
     for row in world.sql("SELECT id, spec, cost_usd FROM job"):
         budget = json.loads(row["spec"]).get("budget") if row["spec"].startswith("{") else None
         if isinstance(budget, int | float) and row["cost_usd"] > budget:

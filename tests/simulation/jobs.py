@@ -49,7 +49,9 @@ def _wish(dice: random.Random, number: int) -> Wish:
             "max_attempts": dice.randint(1, 4),
         }
     if dice.random() < 0.15:
-        fields |= {"budget": 1.0, "max_duration": "60s"}
+        fields |= {"budget": dice.choice((0.05, 0.5)), "max_duration": "60s"}
+    if dice.random() < 0.25:
+        fields |= {"reuse": f"{dice.randint(5, 200)}s", "spot_policy": "auto"}
     if dice.random() < 0.1:
         fields["array"] = dice.randint(1, 4)
     return Wish(job_id, spec_json(scripts, **fields), after_s, scripts=scripts, fields=fields)

@@ -12,7 +12,7 @@ from typing import Any
 
 from pytest import MonkeyPatch
 
-from dstackd.controllers import inbox, launches, logs, machines, reaper, reusing
+from dstackd.controllers import inbox, launches, logs, machines, reaper
 from dstackd.core import decide, observe
 from dstackd.core.decide import Decision
 from dstackd.core.instance import Observation, Seen
@@ -225,7 +225,11 @@ def rest_of_a_launch_forgotten(patch: MonkeyPatch) -> None:
 
 def answer_saved_without_machines(patch: MonkeyPatch) -> None:
     """Terminate is asked for once, and nobody looks whether it was heard."""
-    patch.setattr(decide, "is_to_be_asked", lambda attempt, *_, **__: attempt.terminate_requested_at_ms is None)
+    patch.setattr(
+        decide,
+        "is_to_be_asked",
+        lambda attempt, *_, **__: attempt.terminate_requested_at_ms is None,
+    )
 
 
 PLANTED: dict[str, Plant] = {

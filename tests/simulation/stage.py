@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 import structlog
@@ -22,7 +23,7 @@ from tests.controllers.inline_sqlite import use_inline_sqlite
 
 T = TypeVar("T")
 
-_MEMORY = Path("/dev/shm")  # noqa: S108 - a file system in memory, where there is one
+_MEMORY = Path("/dev/shm")
 
 
 class Stage:
@@ -65,5 +66,5 @@ class Stage:
 
 
 async def _run_here(function: Callable[..., T], *arguments: object, **_: object) -> T:
-    await anyio.sleep(0)
+    await anyio.lowlevel.checkpoint()
     return function(*arguments)

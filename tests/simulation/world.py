@@ -50,6 +50,8 @@ class World:
     deaths: int = 0
     up_s: float = 0.0
     """For how long a daemon has lived, in all."""
+    down_s: float = 0.0
+    """For how long none has, in all."""
 
     def __post_init__(self) -> None:
         self.dice = random.Random(f"world-{self.seed}")
@@ -61,6 +63,10 @@ class World:
         self.hazards: Hazards | None = None
         self.by_hand: set[str] = set()
         """Instances that an operator has terminated."""
+        self.hidden: set[str] = set()
+        """Instances of ours whose tags an operator has taken away."""
+        self.excused: set[str] = set()
+        """Jobs with which an operator has done what nobody can mend."""
         self.strikes: dict[str, float] = {}
         """Fault -> the share of calls that it strikes now."""
 
@@ -85,7 +91,9 @@ class World:
             dies_at = dice.randint(1, 500) if self.deaths < self.crashes else 0
             await self._one_daemon(dies_at, dice)
             self.deaths += 1
-            await anyio.sleep(dice.choice((0.0, 1.0, 5.0, 30.0, dice.uniform(0, 900))))
+            away_s = dice.choice((0.0, 1.0, 5.0, 30.0, dice.uniform(0, 900)))
+            self.down_s += away_s
+            await anyio.sleep(away_s)
 
     async def _one_daemon(self, dies_at: int, dice: random.Random) -> None:
         hazards = Hazards(

@@ -100,13 +100,16 @@ def _attempt(attempt: Row, job: Row, *, now_ms: float) -> Iterator[str]:
     yield f"Attempt {attempt['number']}: {_outcome(attempt)}"
     machine = f"{attempt['instance_type']} {attempt['market']} in {attempt['zone']}"
     price = f"${attempt['price_usd_h']:.4f}/h"
-    yield _field("  Machine", f"{attempt['instance_id'] or 'none yet'}, {machine}, {price}")
+    again = ", used again" if attempt["reused"] else ""
+    yield _field("  Machine", f"{attempt['instance_id'] or 'none yet'}, {machine}, {price}{again}")
     yield _field("  Ran", _times(attempt, job, now_ms=now_ms))
     yield from _notices(attempt, job)
     if attempt["failed_stage"]:
         yield _field("  Failed", f"{attempt['failed_stage']}: {attempt['failed_message']}")
     yield _field("  Log", log_verdict(attempt))
     yield _field("  Artifacts", artifacts_verdict(attempt))
+    if waiting := idle_text(attempt, now_ms=now_ms):
+        yield _field("  Idle", waiting)
     yield _field("  Cost", cost_text(attempt["cost_usd"]))
 
 
@@ -128,6 +131,18 @@ def _outcome(attempt: Row) -> str:
     causes = [text for text in (attempt["exit_signal"], attempt["exit_cause"]) if text]
     cause = f" ({', '.join(causes)})" if causes else ""
     return f"{attempt['outcome']}{code}{cause}"
+
+
+def idle_text(attempt: Row, *, now_ms: float) -> str:
+    """How long the machine has waited for another job on this attempt's account; empty when it has not."""
+    since_ms, until_ms = attempt["idle_since_ms"], attempt["idle_until_ms"]
+    if since_ms is not None:
+        waited = f"for {duration_text((now_ms - since_ms) / 1000)} so far, not in the cost yet"
+        until = (
+            "being taken" if until_ms is None else f"until {moment_text(until_ms)} at the latest"
+        )
+        return f"{waited}, {until}"
+    return f"waited {duration_text(attempt['idle_ms'] / 1000)}" if attempt["idle_ms"] else ""
 
 
 def _times(attempt: Row, job: Row, *, now_ms: float) -> str:

@@ -13,7 +13,7 @@ from dstackd.cli import exit_codes
 from dstackd.cli.api import Daemon, connect
 from dstackd.cli.failures import say
 from dstackd.cli.options import config_option, json_option
-from dstackd.cli.text import coloured, cut, duration_text, table, terminal_width
+from dstackd.cli.text import coloured, cut, duration_text, moment_text, table, terminal_width
 from dstackd.cli.waiting import Patience
 
 Row = dict[str, Any]
@@ -58,6 +58,9 @@ def ps(
         say(
             "no jobs yet" if everything else "no job is waiting or running; all jobs: dstackd ps -a"
         )
+    if not as_json:
+        for line in idle_lines(daemon.get("v1", "machines")["machines"]):
+            say(line)
 
 
 def list_jobs(daemon: Daemon, *, everything: bool, limit: int) -> list[Row]:
@@ -83,6 +86,16 @@ def lines_of(rows: list[Row], *, now_s: float) -> list[str]:
     return [
         lines[0],
         *(_with_colour(line, row, at) for line, row in zip(lines[1:], rows, strict=True)),
+    ]
+
+
+def idle_lines(machines: list[Row]) -> list[str]:
+    """What waits for a job and costs money meanwhile, a line a machine."""
+    return [
+        f"{each['instance_id']} ({each['instance_type']}, {each['market']}) is idle after job "
+        f"{each['idle_job_id']} until {moment_text(each['idle_until_ms'])} at the latest"
+        for each in machines
+        if each["idle_until_ms"] is not None
     ]
 
 

@@ -196,7 +196,7 @@ class Machines:
                 return await job_store.jobs_with_machines(connection, ids)
 
             await self._reconcile_page(await self._database.read(read), effects)
-        if everything or self._leaving.expected:
+        if self._leaving.expected:
             for attempt in await self._leaving.follow(self._observe):
                 effects.terminations[attempt.instance_id] = attempt
         self._undelivered |= effects.stops
@@ -263,6 +263,8 @@ class Machines:
         ]
         if not news:
             return list(decided)
+        if any(each.decision.phase is Phase.QUEUED for each in news):
+            self._leaving.expected = True  # before the commit, whose answer may be lost
         stale = await self._database.write(
             lambda connection: save_decisions(connection, news, now_ms=now_ms)
         )
@@ -284,7 +286,6 @@ class Machines:
                 message=each.decision.message,
             )
             if phase is Phase.QUEUED:
-                self._leaving.expected = True
                 self._wakes.planning.ring()
             elif phase in TERMINAL:
                 self._wakes.intake.ring()

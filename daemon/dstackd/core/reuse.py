@@ -16,6 +16,16 @@ from dstackd.spec.model import JobSpec, Permissions
 
 SEAL_S = 300.0
 """What a job needs of its machine's lifetime beside its own duration and grace: inputs, artifacts, logs."""
+NEARLY_ALL = 0.9
+"""Of its machine's lifetime: what has to be left for a job without a bound of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """After which a machine ends itself, whatever runs."""
+
+    began_ms: int
+    ends_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +44,8 @@ class IdleMachine:
     price_usd_h: float
     vcpus: int
     until_ms: int
-    ends_at_ms: int | None = None
-    """When it ends itself, whatever runs; None: nobody has told it."""
+    lifetime: Lifetime | None = None
+    """None: nobody has told it to end itself."""
 
     @property
     def offering(self) -> Offering:
@@ -80,12 +90,15 @@ def fits(job: Job, machine: IdleMachine, *, now_ms: int) -> bool:
 
 
 def _lives_long_enough(spec: JobSpec, machine: IdleMachine, *, now_ms: int) -> bool:
-    if machine.ends_at_ms is None:
+    lifetime = machine.lifetime
+    if lifetime is None:
         return True
-    if spec.max_duration_s is None:
-        return False
-    wanted_s = spec.max_duration_s + spec.stop_grace_s + SEAL_S
-    return now_ms + wanted_s * 1000 <= machine.ends_at_ms
+    left_s = (lifetime.ends_ms - now_ms) / 1000
+    if (
+        spec.max_duration_s is None
+    ):  # a new machine would not give it all the time in the world either
+        return left_s >= NEARLY_ALL * (lifetime.ends_ms - lifetime.began_ms) / 1000
+    return left_s >= spec.max_duration_s + spec.stop_grace_s + SEAL_S
 
 
 def best(fitting: Sequence[IdleMachine]) -> IdleMachine | None:

@@ -63,6 +63,11 @@ MACHINES = Metric(
     "Machines that were not seen gone yet, by EC2's state and market.",
     ("state", "market"),
 )
+IDLE_MACHINES = Metric(
+    "dstackd_idle_machines",
+    Kind.GAUGE,
+    "Machines that wait for another job (`reuse` in the spec); they are paid for.",
+)
 AWS_REQUESTS = Metric(
     "dstackd_aws_requests_total",
     Kind.COUNTER,
@@ -111,7 +116,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         metric.name: metric
         for metric in (
             *(BUILD_INFO, DATABASE_UP, SCHEMA_UP_TO_DATE),
-            *(JOBS, QUEUE_OLDEST_AGE, MACHINES),
+            *(JOBS, QUEUE_OLDEST_AGE, MACHINES, IDLE_MACHINES),
             *(AWS_REQUESTS, AWS_REQUEST_SECONDS, AWS_PACED_SECONDS, AWS_WAITING),
             *(LOOP_PASSES, LOOP_FAILURES, LOOP_LAST_SUCCESS_AGE),
         )

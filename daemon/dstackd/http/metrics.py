@@ -96,6 +96,7 @@ class DaemonCollector(Collector):
         for state, market, count in counts["machines"]:
             _add(machines, table.MACHINES, (state, market), count)
         yield machines
+        yield _gauge(table.IDLE_MACHINES, counts["idle_machines"])
 
     def _aws(self) -> Iterator[Family]:
         requests, seconds = _family(table.AWS_REQUESTS), _family(table.AWS_REQUEST_SECONDS)

@@ -86,13 +86,18 @@ def _of_the_user() -> Iterator[str]:
         user = pwd.getpwnam(JOB_USER)
     except KeyError:
         return
+    yield from end_user(user.pw_name, user.pw_uid)
+
+
+def end_user(name: str, uid: int, *, folders: tuple[str, ...] = SHARED_FOLDERS) -> Iterator[str]:
+    """Take from the user all that lasts; what could not be taken."""
     # First what would start processes again, then the processes, then what they could have made again.
-    for path in _starters(user.pw_name, user.pw_uid):
+    for path in _starters(name, uid):
         remove(path)
-    if not kill_all(lambda: pids_of(user.pw_uid)):
-        yield f"processes {pids_of(user.pw_uid)}"
-    remove_ipc(user.pw_uid)
-    for path in (*_starters(user.pw_name, user.pw_uid), *owned_below(SHARED_FOLDERS, user.pw_uid)):
+    if not kill_all(lambda: pids_of(uid)):
+        yield f"processes {pids_of(uid)}"
+    remove_ipc(uid)
+    for path in (*_starters(name, uid), *owned_below(folders, uid)):
         remove(path)
         if os.path.lexists(path):
             yield path

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from dstackd import protocol
 from dstackd.launch_document import JobDocument, LaunchDocument
@@ -18,7 +19,6 @@ from dstackd.runner.control import Watch
 from dstackd.runner.errors import AwsError, RunnerError
 from dstackd.runner.machine import Machine
 from dstackd.runner.pace import Deadline, spread_s
-from dstackd.runner.s3 import Bucket
 
 LOOK_PATIENCE_S = 2.0
 LEAVE_PATIENCE_S = 60.0
@@ -34,11 +34,21 @@ class Place:
     index: int
 
 
+class Decisions(Protocol):
+    """The bucket, as far as a decision needs it (`s3.Bucket`)."""
+
+    def put(
+        self, key: str, body: bytes, *, patience_s: float, only_if_new: bool = False
+    ) -> None: ...
+
+    def get(self, key: str, *, patience_s: float) -> bytes | None: ...
+
+
 class Decision:
     """One decision about an idle machine, as the machine sees it."""
 
     def __init__(
-        self, bucket: Bucket, *, instance_id: str, number: int, say: Callable[[str], None]
+        self, bucket: Decisions, *, instance_id: str, number: int, say: Callable[[str], None]
     ) -> None:
         self._bucket = bucket
         self._key = protocol.reuse_key(instance_id, number)

@@ -63,6 +63,8 @@ class SimulatedMachine:
         self.job: JobDocument | None = None
         self.written: Counter[AttemptKey] = Counter()
         """Lines that each attempt's commands wrote."""
+        self.began: set[AttemptKey] = set()
+        """Attempts whose commands began here."""
         self.ends: dict[AttemptKey, tuple[int, str]] = {}
         """How each attempt's commands ended: exit code, cause."""
         self.said_done: set[AttemptKey] = set()
@@ -89,6 +91,11 @@ class SimulatedMachine:
     def commands_run(self) -> bool:
         """Whether a job's commands run on it now."""
         return self._running
+
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for another job."""
+        return self._idle
 
     def described(self) -> Instance:
         """As DescribeInstances shows it."""
@@ -181,6 +188,7 @@ class SimulatedMachine:
             self._exit(BY_SIGTERM, self._stop_cause)
             return
         self._report(protocol.STARTED)
+        self.began.add((job.job_id, job.attempt))
         script, after = self._script, self._around.timeline.after
         for n in range(1, script.lines + 1):
             after(script.run_s * n / (script.lines + 1), self._write_line)

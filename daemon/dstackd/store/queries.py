@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd.errors import StorageFailed
+from dstackd.store.idle import idle_and_free
 from dstackd.store.tables import ATTEMPT, EVENT, JOB, MACHINE
 
 DATABASE_ERRORS = (SQLAlchemyError, OSError, StorageFailed)
@@ -64,8 +65,16 @@ async def find_job(connection: AsyncConnection, name: str) -> list[dict[str, Any
 
 
 async def job_attempts(connection: AsyncConnection, job_id: str) -> list[dict[str, Any]]:
-    """The job's attempts, oldest first."""
-    statement = select(ATTEMPT).where(ATTEMPT.c.job_id == job_id).order_by(ATTEMPT.c.number)
+    """The job's attempts, oldest first; with `idle_since_ms` and `idle_until_ms` where the machine waits for another job."""
+    waits = (MACHINE.c.idle_job_id == ATTEMPT.c.job_id) & (
+        MACHINE.c.idle_attempt == ATTEMPT.c.number
+    )
+    statement = (
+        select(ATTEMPT, MACHINE.c.idle_since_ms, MACHINE.c.idle_until_ms)
+        .join(MACHINE, (MACHINE.c.instance_id == ATTEMPT.c.instance_id) & waits, isouter=True)
+        .where(ATTEMPT.c.job_id == job_id)
+        .order_by(ATTEMPT.c.number)
+    )
     return [dict(row._mapping) for row in await connection.execute(statement)]  # noqa: SLF001 - as above
 
 
@@ -104,10 +113,14 @@ async def counts(connection: AsyncConnection) -> dict[str, Any]:
         .where(MACHINE.c.gone_at_ms.is_(None))
         .group_by(MACHINE.c.state, MACHINE.c.market)
     )
+    idle = await connection.execute(
+        select(func.count()).select_from(MACHINE).where(idle_and_free())
+    )
     return {
         "jobs": {row[0]: row[1] for row in phases},
         "oldest_waiting_at_ms": waiting.scalar_one_or_none(),
         "machines": [(state, market, count) for state, market, count in machines],
+        "idle_machines": idle.scalar_one(),
     }
 
 
@@ -118,10 +131,18 @@ async def answers(connection: AsyncConnection) -> bool:
 
 
 async def list_machines(connection: AsyncConnection) -> list[dict[str, Any]]:
-    """Machines that were not seen gone yet, oldest first, each with the job and attempt that it runs (or null)."""
+    """Machines that were not seen gone yet, oldest first, each with the job and attempt that it runs (or null: it is idle,
+    until `idle_until_ms` at the latest, or nobody needs it).
+    """
     statement = (
         select(MACHINE, ATTEMPT.c.job_id, ATTEMPT.c.number.label("attempt"))
-        .join(ATTEMPT, ATTEMPT.c.instance_id == MACHINE.c.instance_id, isouter=True)
+        .join(
+            ATTEMPT,
+            (ATTEMPT.c.instance_id == MACHINE.c.instance_id)
+            & ATTEMPT.c.released_at_ms.is_(None)
+            & ATTEMPT.c.ended_at_ms.is_(None),
+            isouter=True,
+        )
         .where(MACHINE.c.gone_at_ms.is_(None))
         .order_by(MACHINE.c.launched_at_ms, MACHINE.c.instance_id)
     )

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from dstackd import protocol
 from dstackd.core.instance import Market
 from dstackd.core.phase import Phase, Reason
-from dstackd.core.reuse import IdleMachine, shape_of_machine
+from dstackd.core.reuse import IdleMachine, Lifetime, shape_of_machine
 from dstackd.errors import StaleRow
 from dstackd.store.idle import settle_idle
 from dstackd.store.jobs import job_of
@@ -70,10 +70,6 @@ _MACHINE_COLUMNS = [
 
 def _idle_machine(row: Row[Any]) -> IdleMachine:
     job = job_of(row)
-    lifetime_s = dict(load_request(row.request).tags).get(protocol.TAG_LIFETIME, "")
-    ends_at_ms = None
-    if lifetime_s.isdecimal():
-        ends_at_ms = row.machine_launched_at_ms + int(lifetime_s) * 1000
     return IdleMachine(
         instance_id=row.machine_instance_id,
         backend=row.machine_backend,
@@ -85,8 +81,15 @@ def _idle_machine(row: Row[Any]) -> IdleMachine:
         price_usd_h=row.machine_price_usd_h,
         vcpus=row.vcpus,
         until_ms=row.idle_until_ms,
-        ends_at_ms=ends_at_ms,
+        lifetime=_lifetime(row),
     )
+
+
+def _lifetime(row: Row[Any]) -> Lifetime | None:
+    """As the machine's tag has it, from its launch on: the boot itself is not counted, so this is the earlier end."""
+    seconds = dict(load_request(row.request).tags).get(protocol.TAG_LIFETIME, "")
+    began_ms = int(row.machine_launched_at_ms)
+    return Lifetime(began_ms, began_ms + int(seconds) * 1000) if seconds.isdecimal() else None
 
 
 async def commit_reuse(
