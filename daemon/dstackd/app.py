@@ -24,6 +24,7 @@ from dstackd.aws.recorder import CallRecorder
 from dstackd.catalogue import Catalogue
 from dstackd.clock import SystemClock
 from dstackd.config import Settings
+from dstackd.controllers.reaper import Reaper
 from dstackd.errors import ConfigError
 from dstackd.http.context import HttpContext
 from dstackd.http.server import Listening, serve
@@ -149,6 +150,13 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
                     prices_dir=settings.state.directory / "cache",
                 ),
                 blocks=MarketBlocks(),
+                reaper=Reaper(
+                    database,
+                    compute=backend.compute,
+                    backend=chosen.name,
+                    clock=clock,
+                    vitals=vitals,
+                ),
             )
 
 
@@ -236,6 +244,7 @@ async def _serve_http(parts: Parts, *, task_status: TaskStatus[Listening]) -> No
         plan=partial(
             parts.catalogue.view, closed=lambda each: blocks.closed(each, now_ms=clock.now_ms())
         ),
+        reaper=parts.reaper,
     )
     await serve(
         context,

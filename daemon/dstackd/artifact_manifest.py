@@ -8,7 +8,6 @@ zipapp), no I/O. It lies in the bucket at `protocol.manifest_key(job_id, attempt
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 
 from dstackd import protocol
@@ -73,7 +72,7 @@ def encode(manifest: Manifest) -> bytes:
 def decode(content: bytes) -> Manifest:
     """The manifest in an object; unknown keys are passed over. Raises ManifestError."""
     try:
-        value = json.loads(content)
+        value = protocol.load_json(content)
         version = int(value["version"])
         if version > VERSION:
             raise ManifestError(f"version {version}; this reader knows {VERSION}")
@@ -92,5 +91,5 @@ def decode(content: bytes) -> Manifest:
                 for file in value["files"]
             ),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ManifestError(f"not a manifest: {error!r}") from error

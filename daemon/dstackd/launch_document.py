@@ -9,7 +9,6 @@ so an addition that old runners may overlook keeps the version, and any other ch
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -24,6 +23,9 @@ STOP_SIGNAL = "SIGTERM"
 SILENCE_TIMEOUT_S = 1800.0
 PERMISSIONS_JOB = "job"
 PERMISSIONS_MACHINE = "machine"
+
+NUMBER_MAX = 1e9
+"""Of seconds; 30 years."""
 
 T = TypeVar("T")
 
@@ -154,7 +156,7 @@ def encode(document: LaunchDocument) -> bytes:
 def decode(content: bytes) -> LaunchDocument:
     """The document in an object. Raises DocumentTooNew, DocumentError."""
     try:
-        value = json.loads(content)
+        value = protocol.load_json(content)
     except ValueError as error:
         raise DocumentError(f"not JSON: {error}") from error
     fields = _Fields(value, "document")
@@ -289,6 +291,8 @@ def _integer(value: Any, where: str) -> int:  # noqa: ANN401 - JSON from outside
 def _number(value: Any, where: str) -> float:  # noqa: ANN401 - JSON from outside
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise DocumentError(f"{where} is not a number")
+    if not -NUMBER_MAX <= value <= NUMBER_MAX:  # JSON as Python reads it has NaN and Infinity too
+        raise DocumentError(f"{where} is out of bounds")
     return float(value)
 
 

@@ -14,6 +14,7 @@ from dstackd.core.instance import Snapshot
 from dstackd.core.launching import Image, Launched, LaunchRequest
 from dstackd.core.lifecycle import Rule
 from dstackd.core.offering import InstanceType, Subnet
+from dstackd.core.orphan import SpotRequest, Stranger
 
 
 class Clock(Protocol):
@@ -51,6 +52,20 @@ class Compute(Protocol):
         For machines that terminate on interruption the spot request's status says so at the start of the two
         minutes of notice (EC2 User Guide, Spot request status).
         """
+        ...
+
+    async def open_requests(self) -> tuple[SpotRequest, ...]:
+        """Our spot requests that EC2 has not fulfilled and may still fulfil; complete or an error."""
+        ...
+
+    async def cancel_requests(self, request_ids: Sequence[str]) -> None:
+        """Ask EC2 to fulfil these spot requests no more. Idempotent; instances that they have go on running, and ids that
+        EC2 does not know are passed over.
+        """
+        ...
+
+    async def strangers(self) -> tuple[Stranger, ...]:
+        """Machines with this backend's bucket tag and another owner's, or none, that are not terminated."""
         ...
 
     async def launch(self, request: LaunchRequest) -> tuple[Launched, ...]:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote, unquote
 
 VERSION = 1
@@ -39,6 +40,8 @@ LOG_BATCH_BYTES_MAX = 1_048_576
 LOG_BATCH_EVENTS_MAX = 10_000
 LOG_LINE_BYTES_MAX = 200_000
 """A longer line is split; the whole event stays under CloudWatch's 256 KB of older accounts."""
+
+_WHOLE_DIGITS_MAX = 9
 
 LOG_LINE_NUMBER_MAX = 2**53
 """No job writes as many lines."""
@@ -136,7 +139,7 @@ def hears_stop(content: bytes, *, job_id: str, attempt: int) -> bool:
     """Whether the word (see `stop_word`) is for this attempt; one without a name is for whoever hears it.
     Raises ValueError when it is no word of ours.
     """
-    word = json.loads(content)
+    word = load_json(content)
     stop = word.get("stop") if isinstance(word, dict) else None
     if not isinstance(stop, dict):
         return False
@@ -155,9 +158,9 @@ REUSE_LEAVE = b'{"leave":true}'
 def read_reuse_claim(content: bytes) -> tuple[str, int] | None:
     """(launch id, index) of a claim; None when the machine leaves, or the object makes no sense."""
     try:
-        value = json.loads(content)
+        value = load_json(content)
         launch_id, index = value["launch"], value["index"]
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError):
         return None
     return (launch_id, index) if isinstance(launch_id, str) and type(index) is int else None
 
@@ -188,7 +191,14 @@ def log_stream(job_id: str, attempt: int) -> str:
 def parse_log_stream(stream: str) -> tuple[str, int] | None:
     """(job id, attempt) of a stream name, or None when it is not one of ours."""
     job_id, slash, attempt = stream.rpartition("/")
-    return (job_id, int(attempt)) if slash and job_id and attempt.isdecimal() else None
+    number = _whole(attempt)
+    return (job_id, number) if slash and job_id and number is not None else None
+
+
+def _whole(written: str) -> int | None:
+    """A count or a place in an order; None for what is none, or larger than any of ours."""
+    is_one = written.isascii() and written.isdecimal() and len(written) <= _WHOLE_DIGITS_MAX
+    return int(written) if is_one else None
 
 
 @dataclass(frozen=True)
@@ -214,9 +224,9 @@ def encode_log_line(line: LogLine) -> str:
 def decode_log_line(message: str) -> LogLine | None:
     """The line in a CloudWatch message, or None when something else wrote the event."""
     try:
-        value = json.loads(message)
+        value = load_json(message)
         line = LogLine(n=value["n"], source=str(value["source"]), text=str(value["log"]))
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError):
         return None
     # Anything that may write to the group may write anything: a number that is none must not get further.
     return line if type(line.n) is int and 0 < line.n <= LOG_LINE_NUMBER_MAX else None
@@ -269,7 +279,8 @@ def _pack(field: str) -> str:
 
 
 def _unpack(field: str) -> str:
-    return unquote(field.replace("=", "%"))
+    # No database has a place for NUL; what no UTF-8 is, `unquote` has replaced already.
+    return unquote(field.replace("=", "%")).replace("\0", "\ufffd")
 
 
 def encode_inbox_key(event: InboxEvent) -> str:
@@ -284,10 +295,12 @@ def decode_inbox_key(key: str) -> InboxEvent | None:
         return None
     instance_id, slash, packed = key[len(INBOX_PREFIX) :].partition("/")
     words = [_unpack(word) for word in packed.split("!")]
-    if not slash or len(words) < 4 or not words[0].isdecimal() or not words[3].isdecimal():  # noqa: PLR2004 - seq, kind, job, attempt
+    if not slash or "\0" in instance_id or len(words) < 4:  # noqa: PLR2004 - seq, kind, job, attempt
         return None
-    seq, kind, job_id, attempt = words[:4]
-    return InboxEvent(instance_id, int(seq), kind, job_id, int(attempt), tuple(words[4:]))
+    seq, kind, job_id, attempt = _whole(words[0]), words[1], words[2], _whole(words[3])
+    if seq is None or attempt is None:
+        return None
+    return InboxEvent(instance_id, seq, kind, job_id, attempt, tuple(words[4:]))
 
 
 def short_message(text: str) -> str:
@@ -301,6 +314,14 @@ def short_message(text: str) -> str:
 def sha256_hex(content: bytes) -> str:
     """Digest as the tags and keys carry it."""
     return hashlib.sha256(content).hexdigest()
+
+
+def load_json(content: str | bytes) -> Any:  # noqa: ANN401 - JSON from outside
+    """The value. Raises ValueError for anything that is none, also for what is nested too deeply for us."""
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def canonical_json(value: object) -> bytes:

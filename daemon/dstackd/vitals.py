@@ -61,6 +61,10 @@ class Vitals:
     """The first snapshot was reconciled: what runs in AWS is known."""
     bucket_rules_problem: str = ""
     """Why the bucket has not the lifecycle rules that it should have; empty while nothing is known against it."""
+    orphans_terminated: int = 0
+    """Machines of ours that nobody needed, and that were asked to go since the start."""
+    spot_requests_cancelled: int = 0
+    """Spot requests of ours that waited without a launch, and were cancelled since the start."""
 
     def add_loop(
         self, name: str, *, interval_s: float, now_s: float, pass_max_s: float = PASS_MAX_S

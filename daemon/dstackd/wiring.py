@@ -45,6 +45,7 @@ class Parts:
     vitals: Vitals
     catalogue: Catalogue
     blocks: MarketBlocks
+    reaper: Reaper
 
 
 def build_loops(parts: Parts) -> list[Supervised]:
@@ -158,12 +159,6 @@ def _identity_of(parts: Parts) -> EnsureIdentity:
 
 def _machines(parts: Parts, inbox: Inbox) -> Machines:
     loops = parts.settings.loops
-    reaper = Reaper(
-        parts.database,
-        compute=parts.backend.compute,
-        backend=parts.settings.backend.name,
-        clock=parts.clock,
-    )
 
     async def note_first_pass(_: Snapshot) -> None:
         parts.vitals.first_pass_done = True
@@ -173,7 +168,7 @@ def _machines(parts: Parts, inbox: Inbox) -> Machines:
         compute=parts.backend.compute,
         bucket=parts.backend.bucket,
         drain_inbox=inbox.drain,
-        snapshot_readers=(note_first_pass, reaper.reap),
+        snapshot_readers=(note_first_pass, parts.reaper.reap),
         heartbeats=parts.heartbeats,
         limits=parts.settings.limits.for_decisions(),
         pace=MachinePace(

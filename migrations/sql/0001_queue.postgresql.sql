@@ -104,7 +104,9 @@ CREATE TABLE machine (
     idle_since_ms BIGINT,
     idle_until_ms BIGINT,
     idle_job_id TEXT,
-    idle_attempt INTEGER
+    idle_attempt INTEGER,
+    leaving_since_ms BIGINT,
+    stuck_at_ms BIGINT
 )
 --;
 CREATE INDEX machine_live ON machine (launched_at_ms) WHERE gone_at_ms IS NULL

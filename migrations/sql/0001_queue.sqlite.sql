@@ -106,7 +106,9 @@ CREATE TABLE machine (
     idle_since_ms INTEGER,
     idle_until_ms INTEGER,
     idle_job_id TEXT,
-    idle_attempt INTEGER
+    idle_attempt INTEGER,
+    leaving_since_ms INTEGER,
+    stuck_at_ms INTEGER
 )
 --;
 CREATE INDEX machine_live ON machine (launched_at_ms) WHERE gone_at_ms IS NULL

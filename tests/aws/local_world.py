@@ -131,6 +131,12 @@ class LocalWorld:
             lambda: self.ground.cloud.control.faults(capacity={f"{instance_type}|*|*": 0})
         )
 
+    async def leave_requests_open(self, count: int) -> None:
+        """See `World`."""
+        await to_thread.run_sync(
+            lambda: self.ground.cloud.control.faults(left_open_requests=count)
+        )
+
     async def write_log(self, stream: str, events: Sequence[tuple[int, str]]) -> None:
         """See `World`."""
         group = job_log_group(self.bucket_name)

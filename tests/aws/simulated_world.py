@@ -37,6 +37,10 @@ class SimulatedWorld:
         """See `World`."""
         self._cloud.faults.capacity[f"{instance_type}|*|*"] = 0
 
+    async def leave_requests_open(self, count: int) -> None:
+        """See `World`."""
+        self._cloud.faults.left_open = count
+
     async def write_log(self, stream: str, events: Sequence[tuple[int, str]]) -> None:
         """See `World`."""
         for at_ms, message in events:

@@ -53,6 +53,10 @@ class World(Protocol):
         """From now on nobody can launch this type."""
         ...
 
+    async def leave_requests_open(self, count: int) -> None:
+        """So many of the next spot launches that find no capacity leave a request behind that waits."""
+        ...
+
     async def write_log(self, stream: str, events: Sequence[tuple[int, str]]) -> None:
         """Write (time in ms, message) to a stream of our jobs' group; both come to be when missing."""
         ...

@@ -17,6 +17,7 @@ from dstackd.core.instance import Snapshot
 from dstackd.core.launching import Image, Launched, LaunchRequest
 from dstackd.core.lifecycle import Rule
 from dstackd.core.offering import InstanceType, Subnet
+from dstackd.core.orphan import SpotRequest, Stranger
 from dstackd.log_files import LogFiles, StoredLine
 from dstackd.ports import Bucket, Compute, ObjectFacts, ObjectHead
 from dstackd.store.engine import Database
@@ -105,6 +106,16 @@ class FragileCompute:
 
     async def reclaimed(self) -> frozenset[str]:
         return await self._inner.reclaimed()
+
+    async def open_requests(self) -> tuple[SpotRequest, ...]:
+        return await self._inner.open_requests()
+
+    async def cancel_requests(self, request_ids: Sequence[str]) -> None:
+        await self._inner.cancel_requests(request_ids)
+        self._fuse.burn("cancel")
+
+    async def strangers(self) -> tuple[Stranger, ...]:
+        return await self._inner.strangers()
 
     async def launch(self, request: LaunchRequest) -> tuple[Launched, ...]:
         launched = await self._inner.launch(request)

@@ -60,6 +60,19 @@ class Ports:
     log_quota_bytes: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Paces:
+    """Seconds between two passes while machines live."""
+
+    reports_s: float = 1.0
+    """Of the inbox, and of the logs."""
+    machines_s: float = 10.0
+
+
+DEFAULT_PACES = Paces()
+DEFAULT_LIMITS = Limits()
+
+
 class Common(TypedDict):
     """What nearly every controller takes."""
 
@@ -70,7 +83,17 @@ class Common(TypedDict):
 class Daemon:
     """One daemon's controllers, as the composition root wires them; making another one is a restart."""
 
-    def __init__(self, ports: Ports, *, terms: LaunchTerms, inputs_root: Path) -> None:
+    def __init__(
+        self,
+        ports: Ports,
+        *,
+        terms: LaunchTerms,
+        inputs_root: Path,
+        limits: Limits = DEFAULT_LIMITS,
+        paces: Paces = DEFAULT_PACES,
+    ) -> None:
+        self._limits = limits
+        self._paces = paces
         self.wakes = Wakes()
         self.heartbeats = Heartbeats()
         self.vitals = Vitals()
@@ -103,7 +126,7 @@ class Daemon:
             prepare=prepare,
             bounds=PlanningBounds(quiet_s=0),
             allowed=Bounds(),
-            limits=Limits(),
+            limits=self._limits,
             **common,
         )
         self.launches = Launches(
@@ -122,13 +145,17 @@ class Daemon:
             ports.database,
             bucket=ports.bucket,
             heartbeats=self.heartbeats,
-            interval_s=1.0,
+            interval_s=self._paces.reports_s,
             heartbeats_s=30.0,
             idle_s=60.0,
             **common,
         )
         self.reaper = Reaper(
-            ports.database, compute=ports.compute, backend=BACKEND, clock=ports.clock
+            ports.database,
+            compute=ports.compute,
+            backend=BACKEND,
+            clock=ports.clock,
+            vitals=self.vitals,
         )
         self.machines = Machines(
             ports.database,
@@ -137,8 +164,8 @@ class Daemon:
             drain_inbox=self.inbox.drain,
             snapshot_readers=(self.reaper.reap,),
             heartbeats=self.heartbeats,
-            limits=Limits(),
-            pace=MachinePace(busy_s=10.0, idle_s=60.0, heartbeats_s=30.0),
+            limits=self._limits,
+            pace=MachinePace(busy_s=self._paces.machines_s, idle_s=60.0, heartbeats_s=30.0),
             **common,
         )
         self.interruptions = Interruptions(
@@ -149,7 +176,7 @@ class Daemon:
             source=ports.logs,
             files=ports.files,
             quota_bytes=ports.log_quota_bytes,
-            interval_s=1.0,
+            interval_s=self._paces.reports_s,
             idle_s=60.0,
             **common,
         )

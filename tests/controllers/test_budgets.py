@@ -11,8 +11,8 @@ from dstackd.simulated.faults import Script
 from tests.builders import spec_json
 from tests.controllers.installation import Installation
 
-IDLE_PASS_STATEMENTS = 14
-LIFE_STATEMENTS = 125
+IDLE_PASS_STATEMENTS = 15
+LIFE_STATEMENTS = 130
 """What one job adds to the passes that happen anyway, from its row to its end."""
 HUNDRED_STATEMENTS_EACH = 1.5
 """The same for each job of an array of a hundred."""

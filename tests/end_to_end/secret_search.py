@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, quote_plus
@@ -56,7 +55,7 @@ def _processes() -> Iterator[tuple[str, bytes]]:
 
 
 def _is_in_container(folder: Path) -> bool:
-    return os.readlink(folder / "ns" / "mnt") != os.readlink("/proc/self/ns/mnt")
+    return (folder / "ns" / "mnt").readlink() != Path("/proc/self/ns/mnt").readlink()
 
 
 def _objects(site: Installation) -> Iterator[tuple[str, bytes]]:

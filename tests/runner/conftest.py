@@ -223,6 +223,14 @@ class Project:
     def manifest(self, job: JobDocument) -> Manifest:
         return artifact_manifest.decode(self.get(protocol.manifest_key(job.job_id, job.attempt)))
 
+    def partial_paths(self, job: JobDocument) -> list[str]:
+        """What the partial manifest names; nothing when there is none."""
+        try:
+            content = self.get(protocol.partial_manifest_key(job.job_id, job.attempt))
+        except ClientError:
+            return []
+        return [file.path for file in artifact_manifest.decode(content).files]
+
 
 def kinds(events: Sequence[InboxEvent]) -> list[str]:
     return [event.kind for event in events]

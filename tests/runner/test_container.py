@@ -190,10 +190,8 @@ def test_an_image_that_is_not_there(bench: Bench) -> None:
     """A name without a registry is not asked for anywhere."""
     with pytest.raises(StageFailed) as caught:
         bench.container(bench.job("true", image="localhost/nothing:1"))
-    assert (caught.value.stage, caught.value.message) == (
-        "image",
-        "localhost/nothing:1 is not on this machine",
-    )
+    assert caught.value.stage == "image"
+    assert caught.value.message.startswith("localhost/nothing:1 is not on this machine, and ")
 
 
 def test_a_secret_is_nowhere(bench: Bench) -> None:

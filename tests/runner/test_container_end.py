@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from dstackd.runner import container_processes
+from tests.runner import engines
 from tests.runner.conftest import wait_until
 from tests.runner.container_bench import ENGINES, Bench, open_bench, open_rig
 from tests.runner.engines import BUSYBOX, FULL, Rig
@@ -26,6 +29,7 @@ def bench(rig: Rig, tmp_path: Path) -> Iterator[Bench]:
     yield from open_bench(rig, tmp_path)
 
 
+@pytest.mark.usefixtures("sight")
 @pytest.mark.parametrize("image", [BUSYBOX, FULL])
 def test_everything_inside_has_its_grace(bench: Bench, image: str) -> None:
     """The stop reaches processes that the shell started, and they may save although the shell is gone."""
@@ -40,6 +44,16 @@ def test_everything_inside_has_its_grace(bench: Bench, image: str) -> None:
     assert "never" not in lines
 
 
+@pytest.fixture(params=["seen", "unseen"])
+def sight(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the machine sees a container's processes: not where its engine runs in a virtual machine, nor
+    where the runner is not root.
+    """
+    if request.param == "unseen":
+        monkeypatch.setattr(container_processes, "signal_inside", lambda *_, **__: False)
+
+
+@pytest.mark.usefixtures("sight")
 @pytest.mark.parametrize("image", [BUSYBOX, FULL])
 @pytest.mark.parametrize("name", ["SIGINT", "SIGUSR1", "SIGQUIT"])
 def test_the_stop_signal_is_the_specs(bench: Bench, name: str, image: str) -> None:
@@ -47,6 +61,24 @@ def test_the_stop_signal_is_the_specs(bench: Bench, name: str, image: str) -> No
     caught = f"trap 'echo caught; exit 9' {name.removeprefix('SIG')}"
     loop = "while :; do sleep 0.05; done"
     job = bench.job(caught, ": > up", loop, stop_signal=name, image=image)
+    running = bench.start(job, bench.container(job))
+    bench.wait_for_file("up")
+    bench.switch.order("stopped", grace_s=20.0)
+    outcome, lines = bench.end(running)
+    assert (outcome.code, outcome.cause, lines.count("caught")) == (9, "stopped", 1), lines
+
+
+@pytest.mark.usefixtures("sight")
+@pytest.mark.parametrize("links", [engines.BUSYBOX_LINKS, ()], ids=["shell", "none"])
+def test_an_images_own_program_hears_the_stop(bench: Bench, links: tuple[str, ...]) -> None:
+    """Once; also in an image without a shell, where it is the first process's child that hears it."""
+    program = "trap 'echo caught; exit 9' TERM; : > $DSTACKD_UP; while :; do /bin/busybox sleep 0.05; done"
+    image = bench.rig.make_image(
+        f"localhost/hears-{len(links)}:1",
+        engines.busybox_tree(links=links),
+        f"ENTRYPOINT {json.dumps(['/bin/busybox', 'ash', '-c', program])}",
+    )
+    job = bench.job(image=image, env={"DSTACKD_UP": str(bench.job_dir / "up")})
     running = bench.start(job, bench.container(job))
     bench.wait_for_file("up")
     bench.switch.order("stopped", grace_s=20.0)

@@ -265,18 +265,27 @@ def test_the_engine_sees_settings_of_engines_only() -> None:
 def test_a_played_machine_knows_the_persons_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Docker's context is below the person's home, which is not the machine's."""
+    """Docker's context is below the person's home, which is not the machine's; the engine itself may be in a
+    folder of the person's own.
+    """
     (tmp_path / ".docker").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("DOCKER_CONFIG", raising=False)
     monkeypatch.setenv("DOCKER_HOST", "unix:///x")
     monkeypatch.setenv("CONTAINERS_CONF", "/y")
     monkeypatch.setenv("SECRET_OF_MINE", "z")
+    monkeypatch.setenv("XDG_DATA_HOME", "/d")
+    monkeypatch.setenv("PATH", f"{tmp_path}/desktop")
+    (tmp_path / "desktop").mkdir()
+    Computer(tmp_path / "desktop").has("podman", "")
     seen = environment(tmp_path / "machine", endpoint_url="http://127.0.0.1:1")
     assert seen["DOCKER_CONFIG"] == str(tmp_path / ".docker")
     assert (seen["DOCKER_HOST"], seen["CONTAINERS_CONF"]) == ("unix:///x", "/y")
     assert "SECRET_OF_MINE" not in seen
+    assert seen["XDG_DATA_HOME"] == "/d"
     assert seen["HOME"] == str(tmp_path / "machine")
+    assert seen["PATH"].startswith(f"{tmp_path}/machine/bin:")
+    assert seen["PATH"].split(":")[-1] == f"{tmp_path}/desktop"
 
 
 PASSWD = "root:x:0:0::/:/bin/sh\nbad line\nworks:x:1234:2345::/:/bin/sh\nodd:x:a:b::/:\n"

@@ -82,7 +82,7 @@ class Post:
 @contextmanager
 def a_post(
     *,
-    on_rebalance: Callable[[], None] = lambda: None,
+    on_warning: Callable[[], None] = lambda: None,
     is_well: Callable[[], bool] = lambda: True,
     document: LaunchDocument = DOCUMENT,
     always: Canned = NO_WORD,
@@ -107,7 +107,7 @@ def a_post(
             reporter=reporter,
             journal=journal,
             journal_stream=LogStream(logs, group="runners", stream=INSTANCE_ID),
-            on_rebalance=on_rebalance,
+            on_warning=on_warning,
             is_well=is_well,
         )
         watch.start(document)
@@ -172,7 +172,7 @@ def test_no_clock_takes_the_jobs_time(skew_s: float, action: str, at: int) -> No
 def test_a_recommendation_is_reported_and_the_job_goes_on() -> None:
     """Whoever keeps artifacts up to date is called once, in a thread of its own."""
     called: list[str] = []
-    with a_post(on_rebalance=lambda: called.append(threading.current_thread().name)) as post:
+    with a_post(on_warning=lambda: called.append(threading.current_thread().name)) as post:
         post.metadata.update({"rebalance_at": time.time()})
         wait_until(lambda: called and post.reported())
         beats = post.beats()
@@ -187,7 +187,7 @@ def test_an_upload_that_fails_on_a_recommendation_fails_nothing() -> None:
     def fail() -> None:
         raise Unreachable("the bucket")
 
-    with a_post(on_rebalance=fail) as post:
+    with a_post(on_warning=fail) as post:
         post.metadata.update({"rebalance_at": time.time()})
         wait_until(lambda: post.reported() == [protocol.REBALANCE])
         post.metadata.update({"reclaim_at": time.time() + NOTICE_S})

@@ -6,7 +6,7 @@ import json
 
 from dstackd import protocol
 from dstackd.launch_document import InputDocument
-from tests.runner.conftest import Project, a_job, kinds
+from tests.runner.conftest import Project, a_job, kinds, wait_until
 
 
 def test_a_job_lives_from_document_to_shutdown(project: Project) -> None:
@@ -92,3 +92,22 @@ def test_a_spot_notice_seals_a_partial_set_that_the_next_attempt_gets(project: P
     written = [line.text for line in project.log(second) if line.source != "dstackd"]
     assert written == ["half"]
     assert project.manifest(second).verdict == "complete"
+
+
+def test_artifacts_go_up_while_the_job_has_its_grace(project: Project) -> None:
+    """What is there at the notice is in the bucket before the commands have ended, and the rest with the seal."""
+    job = a_job(
+        "echo weights > model",
+        "trap 'while [ ! -e go ]; do sleep 0.05; done; echo last > checkpoint; exit 1' TERM",
+        "echo up; sleep 60 & wait",
+        artifacts=("model", "checkpoint"),
+    )
+    [instance_id] = project.launch(job, spot=True)
+    project.wait_for(instance_id, "started")
+    project.cloud.control.reclaim(instance_id, notice_s=60.0)
+    wait_until(lambda: project.partial_paths(job), seen=lambda: project.story(instance_id))
+    assert project.partial_paths(job) == ["model"]
+    (project.home(instance_id) / "dstackd" / "job" / "go").touch()
+    project.wait_until_gone(instance_id)
+    assert [file.path for file in project.manifest(job).files] == ["checkpoint", "model"]
+    assert project.manifest(job).verdict == "partial"

@@ -67,9 +67,7 @@ def _run(seeds: Sequence[int], *, without: tuple[str, ...], workers: int) -> Ite
     if len(seeds) == 1 or workers == 1:
         with Stage() as stage:
             for seed in seeds:
-                yield run_seed(
-                    seed, directory=stage.directory, template=stage.template, without=without
-                )
+                yield run_seed(seed, stage=stage, without=without)
         return
     with ProcessPoolExecutor(workers, initializer=_prepare) as pool:
         yield from pool.map(_run_one, seeds, [without] * len(seeds), chunksize=1)
@@ -81,8 +79,7 @@ def _prepare() -> None:
 
 
 def _run_one(seed: int, without: tuple[str, ...]) -> Report:
-    stage = _stage[0]
-    return run_seed(seed, directory=stage.directory, template=stage.template, without=without)
+    return run_seed(seed, stage=_stage[0], without=without)
 
 
 def _line(report: Report) -> str:

@@ -1,59 +1,88 @@
 """What the world does to an installation, by name. Law: each fault can be switched off; each draws from dice of its own, so that
-switching one off does not change the others.
+switching one off does not change the others; each says when it strikes.
+
+Two daemons on one database are not among them: nothing forbids that yet.
 """
 
 from __future__ import annotations
 
 import random
-import sqlite3
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import anyio
 
-from dstackd.core.instance import InstanceState
-from dstackd.simulated.machine import BY_HOST, BY_REQUEST, SimulatedMachine
-from tests.builders import a_request
-from tests.simulation.world import World
+from dstackd.simulated.machine import BY_HOST, BY_RECLAIM
+from tests.simulation import people
+from tests.simulation.world import Strike, World
 
-Fault = Callable[[World, random.Random], Awaitable[None]]
-
-STRANGER = "simulated-bucket-2"
-"""A bucket whose name begins with ours."""
+Fault = Callable[[World, random.Random], Coroutine[Any, Any, None]]
 
 
 async def throttled(world: World, dice: random.Random) -> None:
     """EC2 and S3 refuse some calls unread."""
-    world.strikes["throttle"] = dice.uniform(0, 0.15)
+    world.strikes.append(Strike("throttled", "throttle", dice.uniform(0, 0.15)))
 
 
 async def lost_calls(world: World, dice: random.Random) -> None:
     """Some calls never arrive, and nobody knows."""
-    world.strikes["lose_call"] = dice.uniform(0, 0.1)
+    world.strikes.append(Strike("lost_calls", "lose_call", dice.uniform(0, 0.1)))
 
 
 async def lost_answers(world: World, dice: random.Random) -> None:
     """Some calls are done, and nobody hears of it."""
-    world.strikes["lose_answer"] = dice.uniform(0, 0.1)
-    world.strikes["lose_answer:RunInstances"] = dice.uniform(0, 0.5)
+    world.strikes.append(Strike("lost_answers", "lose_answer", dice.uniform(0, 0.1)))
+    world.strikes.append(
+        Strike("lost_answers", "lose_answer", dice.uniform(0, 0.5), operation="RunInstances")
+    )
+
+
+async def bucket_errors(world: World, dice: random.Random) -> None:
+    """S3 fails more often than not, for a while."""
+    for _ in range(2):
+        await anyio.sleep(dice.uniform(10, 300))
+        broken = [
+            Strike("bucket_errors", kind, dice.uniform(0.1, 0.5), operation=operation)
+            for operation in ("PutObject", "GetObject", "ListObjectsV2", "DeleteObjects")
+            for kind in ("lose_call", "lose_answer")
+        ]
+        world.strikes += broken
+        await anyio.sleep(dice.uniform(10, 120))
+        world.strikes = [each for each in world.strikes if each not in broken]
+
+
+async def slow_bucket(world: World, dice: random.Random) -> None:
+    """S3 takes its time, above all for lists."""
+    for _ in range(2):
+        await anyio.sleep(dice.uniform(10, 300))
+        world.befalls("slow_bucket", "S3 is slow")
+        world.latency.bucket_s, world.latency.list_s = dice.uniform(1, 5), dice.uniform(5, 40)
+        await anyio.sleep(dice.uniform(10, 120))
+        world.latency.bucket_s, world.latency.list_s = 0.3, 0.3
+
+
+async def conflicts(world: World, dice: random.Random) -> None:
+    """S3 answers some conditional writes with a conflict, which says neither yes nor no."""
+    world.strikes.append(Strike("conflicts", "conflict", dice.uniform(0.2, 0.8)))
 
 
 async def denied(world: World, dice: random.Random) -> None:
     """For a while the credentials are no good."""
     await anyio.sleep(dice.uniform(0, 600))
-    world.strikes["deny"] = 1.0
+    strike = Strike("denied", "deny", 1.0)
+    world.strikes.append(strike)
     await anyio.sleep(dice.uniform(1, 120))
-    world.strikes["deny"] = 0.0
+    world.strikes.remove(strike)
 
 
 async def outages(world: World, dice: random.Random) -> None:
     """AWS is out of reach, as a whole, for a minute or two."""
     for _ in range(2):
         await anyio.sleep(dice.uniform(30, 900))
-        world.strikes["lose_call:"] = 1.0
+        strike = Strike("outages", "lose_call", 1.0)
+        world.strikes.append(strike)
         await anyio.sleep(dice.uniform(5, 150))
-        world.strikes["lose_call:"] = 0.0
+        world.strikes.remove(strike)
 
 
 async def scarce(world: World, dice: random.Random) -> None:
@@ -65,6 +94,21 @@ async def scarce(world: World, dice: random.Random) -> None:
         capacity[pattern] = dice.randint(0, 6)
         await anyio.sleep(dice.uniform(20, 200))
         capacity.pop(pattern, None)
+
+
+async def small_quota(world: World, dice: random.Random) -> None:
+    """The account may have only some vCPUs at once, for a while."""
+    world.cloud.faults.quota_vcpus = dice.choice((2, 4, 8, 16, 32))
+    await anyio.sleep(dice.uniform(100, 900))
+    world.cloud.faults.quota_vcpus = None
+
+
+async def open_requests(world: World, dice: random.Random) -> None:
+    """A shortage leaves spot requests behind that wait."""
+    world.cloud.faults.capacity["m5.large|*|spot"] = dice.randint(0, 2)
+    world.cloud.faults.left_open = dice.randint(1, 4)
+    await anyio.sleep(dice.uniform(20, 300))
+    world.cloud.faults.capacity.pop("m5.large|*|spot", None)
 
 
 async def unseen(world: World, dice: random.Random) -> None:
@@ -84,74 +128,9 @@ async def lost_lines(world: World, dice: random.Random) -> None:
     world.cloud.faults.lost_share = dice.uniform(0, 0.1)
 
 
-async def reclaimed(world: World, dice: random.Random) -> None:
-    """EC2 takes spot machines back, with notice."""
-    for _ in range(8):
-        await anyio.sleep(dice.uniform(10, 150))
-        machine = _one_of(world, dice)
-        if machine is not None:
-            world.tell(f"EC2 reclaims {machine.instance_id}")
-            machine.reclaim()
-
-
-async def broken_hosts(world: World, dice: random.Random) -> None:
-    """Machines go without a word."""
-    for _ in range(3):
-        await anyio.sleep(dice.uniform(20, 300))
-        machine = _one_of(world, dice)
-        if machine is not None:
-            world.tell(f"the host of {machine.instance_id} fails")
-            machine.go_down(BY_HOST)
-
-
-async def hanging(world: World, dice: random.Random) -> None:
-    """Machines fall silent and go on costing."""
-    for _ in range(2):
-        await anyio.sleep(dice.uniform(20, 300))
-        machine = _one_of(world, dice)
-        if machine is not None:
-            world.tell(f"{machine.instance_id} hangs")
-            machine.hang()
-
-
-async def terminated_by_hand(world: World, dice: random.Random) -> None:
-    """An operator terminates machines in the console."""
-    for _ in range(3):
-        await anyio.sleep(dice.uniform(20, 300))
-        machine = _one_of(world, dice)
-        if machine is not None:
-            world.tell(f"an operator terminates {machine.instance_id}")
-            world.by_hand.add(machine.instance_id)
-            machine.go_down(BY_REQUEST)
-
-
-async def cancels(world: World, dice: random.Random) -> None:
-    """Submitters change their minds, at any moment."""
-    for _ in range(4):
-        await anyio.sleep(dice.uniform(1, 200))
-        open_jobs = world.sql("SELECT id FROM job WHERE finished_at_ms IS NULL ORDER BY seq")
-        if open_jobs:
-            job_id = dice.choice(open_jobs)["id"]
-            world.tell(f"cancel {job_id}")
-            with suppress(sqlite3.OperationalError):  # locked: a submitter would come again
-                world.sql("UPDATE job SET cancel_requested = 1 WHERE id = ?", job_id)
-
-
-async def locked(world: World, dice: random.Random) -> None:
-    """Another process holds the database's write lock."""
-    holds_s = [dice.choice((0.01, 0.1, 0.5)) for _ in range(10)]
-    if (
-        dice.random() < 0.1
-    ):  # longer than the daemon's patience; a second costs it hundreds of tries
-        holds_s[dice.randrange(10)] = 35.0
-    for hold_s in holds_s:
-        await anyio.sleep(dice.uniform(5, 120))
-        try:
-            world.plain.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError:
-            continue
-        await anyio.sleep(hold_s)
-        world.plain.execute("COMMIT")
+async def wrong_machine_clocks(world: World, dice: random.Random) -> None:
+    """The machines' clocks are off, each otherwise."""
+    world.cloud.faults.machine_skew_s = dice.uniform(1, 60)
 
 
 async def wrong_clock(world: World, dice: random.Random) -> None:
@@ -160,68 +139,69 @@ async def wrong_clock(world: World, dice: random.Random) -> None:
     for _ in range(2):
         await anyio.sleep(dice.uniform(60, 600))
         world.clock.skew_ms = dice.randint(-100_000, 100_000)
+        world.befalls("wrong_clock", f"{world.clock.skew_ms} ms")
 
 
-async def deleted_rows(world: World, dice: random.Random) -> None:
-    """An operator deletes a job and all that belongs to it, while its machine runs."""
-    await anyio.sleep(dice.uniform(20, 200))
-    rows = world.sql("SELECT id FROM job WHERE phase IN ('booting', 'running') ORDER BY seq")
-    if not rows:
-        return
-    job_id = dice.choice(rows)["id"]
-    try:
-        world.plain.execute("BEGIN IMMEDIATE")
-    except sqlite3.OperationalError:
-        return
-    world.tell(f"an operator deletes {job_id}")
-    world.excused.add(job_id)
-    for table, column in (("attempt", "job_id"), ("job", "id")):
-        world.sql(f"DELETE FROM {table} WHERE {column} = ?", job_id)
-    world.plain.execute("COMMIT")
+async def reclaimed(world: World, dice: random.Random) -> None:
+    """EC2 takes spot machines back, with notice."""
+    for _ in range(8):
+        await anyio.sleep(dice.uniform(10, 150))
+        machine = world.one_that_runs(dice, market="spot")
+        if machine is not None:
+            world.befalls("reclaimed", machine.instance_id)
+            machine.reclaim()
 
 
-async def edited_tags(world: World, dice: random.Random) -> None:
-    """An operator takes our tags off a machine: it is not ours any more, and not to be touched."""
-    await anyio.sleep(dice.uniform(20, 200))
-    machine = _one_of(world, dice)
-    if machine is not None and machine.job is not None:
-        world.tell(f"an operator edits the tags of {machine.instance_id}")
-        world.hidden.add(machine.instance_id)
-        world.excused.add(machine.job.job_id)
-        kept = tuple(tag for tag in machine.request.tags if tag[0] != "dstackd:owner")
-        machine.request = replace(machine.request, tags=kept)
+async def reclaimed_at_once(world: World, dice: random.Random) -> None:
+    """EC2 takes spot machines back without a word."""
+    for _ in range(3):
+        await anyio.sleep(dice.uniform(10, 250))
+        machine = world.one_that_runs(dice, market="spot")
+        if machine is not None:
+            world.befalls("reclaimed_at_once", machine.instance_id)
+            machine.reclaimed = True
+            machine.go_down(BY_RECLAIM)
 
 
-async def strangers(world: World, dice: random.Random) -> None:
-    """Others launch machines in the account, under names much like ours."""
-    for number, tags in enumerate(((STRANGER, world.owner), (world.cloud.bucket_name, "another"))):
-        await anyio.sleep(dice.uniform(0, 120))
-        request = a_request(
-            launch_id=f"strange-{number}",
-            client_token=f"strange-{number}",
-            tags=(("dstack_bucket", tags[0]), ("dstackd:owner", tags[1])),
-        )
-        with suppress(Exception):
-            await world.cloud.compute_of(*tags).launch(replace(request, count=2))
+async def broken_hosts(world: World, dice: random.Random) -> None:
+    """Machines go without a word."""
+    for _ in range(3):
+        await anyio.sleep(dice.uniform(20, 300))
+        machine = world.one_that_runs(dice)
+        if machine is not None:
+            world.befalls("broken_hosts", machine.instance_id)
+            machine.go_down(BY_HOST)
+
+
+async def broken_runners(world: World, dice: random.Random) -> None:
+    """Runners die; nothing starts them again, and what is around them reports it and ends the machine."""
+    for _ in range(3):
+        await anyio.sleep(dice.uniform(20, 300))
+        machine = world.one_that_runs(dice)
+        if machine is not None and machine.commands_run:
+            world.befalls("broken_runners", machine.instance_id)
+            machine.break_down()
+
+
+async def hanging(world: World, dice: random.Random) -> None:
+    """Machines fall silent and go on costing."""
+    for _ in range(2):
+        await anyio.sleep(dice.uniform(20, 300))
+        machine = world.one_that_runs(dice)
+        if machine is not None:
+            world.befalls("hanging", machine.instance_id)
+            world.hung.add(machine.instance_id)
+            machine.hang()
 
 
 FAULTS: dict[str, Fault] = {
     fault.__name__: fault
     for fault in (
-        *(throttled, lost_calls, lost_answers, denied, outages, scarce, unseen, late_lines),
-        *(lost_lines, reclaimed, broken_hosts, hanging, terminated_by_hand, cancels, locked),
-        *(wrong_clock, deleted_rows, edited_tags, strangers),
+        *(throttled, lost_calls, lost_answers, bucket_errors, slow_bucket, conflicts, denied),
+        *(outages, scarce, small_quota, open_requests, unseen, late_lines, lost_lines),
+        *(wrong_machine_clocks, wrong_clock, reclaimed, reclaimed_at_once, broken_hosts),
+        *(broken_runners, hanging, people.terminated_by_hand, people.cancels),
+        *(people.cancels_in_flight, people.locked, people.deleted_rows, people.edited_tags),
+        people.strangers,
     )
 }
-
-
-def _one_of(world: World, dice: random.Random) -> SimulatedMachine | None:
-    """A machine of ours that runs."""
-    running = [
-        machine
-        for machine in world.cloud.machines
-        if machine.state is InstanceState.RUNNING
-        and ("dstackd:owner", world.owner) in machine.request.tags
-        and ("dstack_bucket", world.cloud.bucket_name) in machine.request.tags
-    ]
-    return dice.choice(running) if running else None

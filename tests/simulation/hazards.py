@@ -5,10 +5,11 @@ daemon does; a daemon that is dead does nothing any more.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import anyio
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,6 +19,7 @@ from dstackd.core.instance import Snapshot
 from dstackd.core.launching import Image, Launched, LaunchRequest
 from dstackd.core.lifecycle import Rule
 from dstackd.core.offering import InstanceType, Subnet
+from dstackd.core.orphan import SpotRequest, Stranger
 from dstackd.log_files import LogFiles, StoredLine
 from dstackd.ports import Bucket, Compute, LogEvent, LogSource, ObjectFacts, ObjectHead
 from dstackd.store.engine import Database
@@ -30,33 +32,37 @@ class Crash(BaseException):
     """The process is gone. Nothing may catch this but who starts another one."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Latency:
     """Seconds that a call takes at most, before its effect and behind it."""
 
     ec2_s: float = 2.0
     bucket_s: float = 0.3
+    list_s: float = 0.3
     logs_s: float = 0.5
     database_s: float = 0.02
+
+
+CONDITIONAL_PUT = "PutObject, if new"
+
+
+class Surroundings(Protocol):
+    """What the hazards of a daemon are in."""
+
+    latency: Latency
+    struck: Counter[str]
+
+    def tell(self, text: str) -> None: ...
+    def strike(self, operation: str) -> None: ...
 
 
 class Hazards:
     """What may befall one daemon: it is made with it and dies with it."""
 
-    def __init__(
-        self,
-        *,
-        dice: random.Random,
-        tell: Callable[[str], None],
-        strike: Callable[[str], None],
-        dies_at: int,
-        latency: Latency,
-    ) -> None:
+    def __init__(self, *, dice: random.Random, surroundings: Surroundings, dies_at: int) -> None:
         self._dice = dice
-        self._tell = tell
-        self._strike = strike
+        self._around = surroundings
         self._dies_at = dies_at
-        self.latency = latency
         self.moments = 0
         """Before and behind each effect, and inside each transaction."""
         self.dead = False
@@ -72,12 +78,17 @@ class Hazards:
             files=HostileFiles(ports.files.directory, self),
         )
 
+    def note(self, what: str) -> None:
+        """Something that is to be met with."""
+        self._around.struck[what] += 1
+
     def moment(self, effect: str) -> None:
         """A moment at which the daemon may die. Raises Crash when it does, and ever after."""
         if not self.dead:
             self.moments += 1
             if self.moments == self._dies_at:
-                self._tell(f"the daemon dies {effect}")
+                self._around.tell(f"the daemon dies {effect}")
+                self._around.struck[f"dies {effect}"] += 1
                 self.dead = True
         if self.dead:
             raise Crash(effect)
@@ -88,18 +99,23 @@ class Hazards:
         """One call to the world: it takes its time, may go wrong, and the daemon may die on either side of it."""
         await self.pause(most_s)
         self.moment(f"before {operation}")
-        self._strike(operation)
         try:
+            self._around.strike(operation)
             result = await work()
         except Exception as error:
-            self._tell(f"{operation} {shown}: {type(error).__name__}")
+            self._around.struck[type(error).__name__] += 1
+            self._around.tell(f"{operation} {shown}: {type(error).__name__}")
             await self.pause(most_s)
             raise
         if shown:
-            self._tell(f"{operation} {shown}")
+            self._around.tell(f"{operation} {shown}")
         self.moment(f"behind {operation}")
         await self.pause(most_s)
         return result
+
+    @property
+    def latency(self) -> Latency:
+        return self._around.latency
 
     async def pause(self, most_s: float) -> None:
         """Let the others go on meanwhile."""
@@ -176,7 +192,22 @@ class HostileCompute:
 
     async def launch(self, request: LaunchRequest) -> tuple[Launched, ...]:
         shown = f"{request.launch_id} {request.count} {request.instance_type} {request.market}"
-        return await self._call("RunInstances", lambda: self._inner.launch(request), shown)
+        launched = await self._call("RunInstances", lambda: self._inner.launch(request), shown)
+        if len(launched) < request.count:
+            self._hazards.note("partial fill")
+        return launched
+
+    async def open_requests(self) -> tuple[SpotRequest, ...]:
+        return await self._call("DescribeSpotInstanceRequests", self._inner.open_requests)
+
+    async def cancel_requests(self, request_ids: Sequence[str]) -> None:
+        shown = " ".join(request_ids)
+        await self._call(
+            "CancelSpotInstanceRequests", lambda: self._inner.cancel_requests(request_ids), shown
+        )
+
+    async def strangers(self) -> tuple[Stranger, ...]:
+        return await self._call("DescribeInstances", self._inner.strangers)
 
     async def terminate(self, instance_ids: Sequence[str]) -> None:
         shown = " ".join(sorted(instance_ids))
@@ -203,12 +234,14 @@ class HostileBucket:
         self._hazards = hazards
 
     async def _call(self, operation: str, work: Callable[[], Awaitable[T]], shown: str = "") -> T:
-        most_s = self._hazards.latency.bucket_s
+        latency = self._hazards.latency
+        most_s = latency.list_s if operation == "ListObjectsV2" else latency.bucket_s
         return await self._hazards.call(operation, work, most_s=most_s, shown=shown)
 
     async def put(self, key: str, body: bytes, *, only_if_new: bool = False) -> None:
+        operation = CONDITIONAL_PUT if only_if_new else "PutObject"
         await self._call(
-            "PutObject", lambda: self._inner.put(key, body, only_if_new=only_if_new), key
+            operation, lambda: self._inner.put(key, body, only_if_new=only_if_new), key
         )
 
     async def put_file(self, key: str, path: Path) -> None:

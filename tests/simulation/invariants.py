@@ -42,9 +42,11 @@ def is_a_stranger(world: World, machine: SimulatedMachine) -> bool:
 
 def is_ours(world: World, machine: SimulatedMachine) -> bool:
     """Whether it carries both of this installation's tags."""
-    tags = dict(machine.request.tags)
-    wanted = (world.cloud.bucket_name, world.owner)
-    return (tags.get(protocol.TAG_BUCKET), tags.get(protocol.TAG_OWNER)) == wanted
+    tags = machine.request.tags
+    return (protocol.TAG_BUCKET, world.cloud.bucket_name) in tags and (
+        protocol.TAG_OWNER,
+        world.owner,
+    ) in tags
 
 
 class Watcher:

@@ -5,30 +5,23 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-import shutil
-import sqlite3
-from collections.abc import Callable, Collection
-from contextlib import closing
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import anyio
 
-from dstackd.simulated.places import REGION
-from dstackd.store.backends import ensure_backend
-from dstackd.store.engine import Database, open_database
-from tests.controllers.installation import BACKEND, _without_fsync
 from tests.simulation.faults import FAULTS
 from tests.simulation.invariants import Watcher, is_ours, judge
 from tests.simulation.jobs import Wish, submit, wishes
+from tests.simulation.stage import Stage
 from tests.simulation.virtual_time import LoopClock, VirtualTimeLoop
 from tests.simulation.world import World
 
 CRASHES = 4
-HOURS_MAX = 12
-QUIET_S = 150.0
-"""After the last job's end: the time of retention and of late lines."""
+HOURS_MAX = 6
+QUIET_S = 260.0
+"""After the last job's end: late lines are waited for 120 s, and a loop that AWS refuses may pause for 90 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +35,8 @@ class Report:
     calls: int
     virtual_s: float
     faults: tuple[str, ...]
+    struck: Counter[str]
+    """What was met with: faults, crashes, errors, phases, outcomes; and how often."""
     violations: tuple[str, ...]
     trace: tuple[str, ...]
 
@@ -51,12 +46,10 @@ class Report:
         return hashlib.sha256("\n".join(self.trace).encode()).hexdigest()[:12]
 
 
-def run_seed(
-    seed: int, *, directory: Path, template: Path, without: Collection[str] = ()
-) -> Report:
-    """Live the seed's world. `template` is an empty database file with the newest schema."""
+def run_seed(seed: int, *, stage: Stage, without: Collection[str] = ()) -> Report:
+    """Live the seed's world."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        return runner.run(_live(seed, directory, template, without))
+        return runner.run(_live(seed, stage, without))
 
 
 def chosen_faults(seed: int, without: Collection[str]) -> tuple[str, ...]:
@@ -65,42 +58,15 @@ def chosen_faults(seed: int, without: Collection[str]) -> tuple[str, ...]:
     return tuple(name for name in FAULTS if dice.random() < 0.5 and name not in without)
 
 
-async def _live(seed: int, directory: Path, template: Path, without: Collection[str]) -> Report:
+async def _live(seed: int, stage: Stage, without: Collection[str]) -> Report:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualTimeLoop)
     clock = LoopClock(loop, seed=seed)
-    path = directory / f"queue-{seed}.db"
-    shutil.copyfile(template, path)
-    async with open_database(f"sqlite:///{path}", clock=clock) as database:
-        await _without_fsync(database)
-        await _tell_the_time(database, clock)
-        backend = await database.write(
-            lambda connection: ensure_backend(
-                connection,
-                name=BACKEND,
-                region=REGION,
-                bucket="simulated-bucket",
-                subnet=None,
-                endpoint_url=None,
-                now_ms=clock.now_ms(),
-            )
-        )
-        with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as plain:
-            plain.execute("PRAGMA synchronous = OFF")
-            plain.row_factory = sqlite3.Row
-            plain.create_function("julianday", 1, _julianday(clock))
-            world = World(
-                seed=seed,
-                clock=clock,
-                database=database,
-                plain=plain,
-                directory=directory,
-                owner=str(backend),
-                crashes=CRASHES,
-            )
-            rows = wishes(seed)
-            faults = chosen_faults(seed, without)
-            await _play(world, rows, faults)
+    rows = wishes(seed)
+    faults = chosen_faults(seed, without)
+    async with stage.scene(clock) as scene:
+        world = World(seed=seed, clock=clock, scene=scene, crashes=CRASHES)
+        await _play(world, rows, faults)
     return Report(
         seed=seed,
         jobs=len(rows),
@@ -109,21 +75,31 @@ async def _live(seed: int, directory: Path, template: Path, without: Collection[
         calls=sum(world.cloud.calls.values()),
         virtual_s=clock.monotonic_s(),
         faults=faults,
+        struck=world.struck + _met(world),
         violations=tuple(world.violations),
         trace=tuple(world.trace),
     )
 
 
-def _julianday(clock: LoopClock) -> Callable[[str], float]:
-    """SQLite's own function, on our clock: defaults and triggers of the tables ask it for now."""
-    return lambda _now: clock.now_ms() / 86_400_000 + 2_440_587.5
-
-
-async def _tell_the_time(database: Database, clock: LoopClock) -> None:
-    for engine in (database._writer, database._reader):
-        async with engine.connect() as connection:
-            raw: Any = await connection.get_raw_connection()
-            await raw.driver_connection.create_function("julianday", 1, _julianday(clock))
+def _met(world: World) -> Counter[str]:
+    """What only shows at the end."""
+    met: Counter[str] = Counter()
+    met.update(f"phase {row['phase']}" for row in world.sql("SELECT phase FROM job"))
+    met.update(f"outcome {row['outcome']}" for row in world.sql("SELECT outcome FROM attempt"))
+    reused = world.sql("SELECT count(*) AS reused FROM attempt WHERE reused")
+    met["reused"] = reused[0]["reused"]
+    faults, events = world.cloud.faults, world.cloud.logs._events
+    written = sum(sum(machine.written.values()) for machine in world.cloud.machines)
+    distinct = {(event.stream, event.message) for event in events}
+    met["lost_lines"] = written - len(distinct)
+    late_ms = max(faults.late_s, faults.log_lag_s) * 1000
+    met["late_lines"] = sum(event.ingested_at_ms - event.at_ms >= late_ms for event in events)
+    if faults.invisible_s:
+        met["unseen"] = len(world.cloud.machines)
+    if faults.machine_skew_s:
+        met["wrong_machine_clocks"] = len(events)
+    met["open_requests"] = len(world.cloud._account.waiting)
+    return met
 
 
 async def _play(world: World, rows: list[Wish], faults: tuple[str, ...]) -> None:

@@ -1,29 +1,50 @@
-"""What every seed of a process stands on: an empty database of the newest schema, SQLite without threads, a quiet log."""
+"""What every seed of a process stands on: one database that is empty again for each, SQLite without threads, a quiet log.
+
+The connections stay: SQLAlchemy keeps its compiled statements with them, and compiling is most of a fresh one's time.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
+import sqlite3
 import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager, closing
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import anyio.lowlevel
 import anyio.to_thread
-import pytest
 import structlog
+from pytest import MonkeyPatch  # noqa: PT013 - the class, not a mark of a test
+from sqlalchemy import Connection
 
 from dstackd.clock import SystemClock
-from dstackd.store.engine import open_database
+from dstackd.simulated.places import REGION
+from dstackd.store.backends import ensure_backend
+from dstackd.store.engine import Database, open_database
 from dstackd.store.migrate import upgrade
-from tests.controllers.inline_sqlite import use_inline_sqlite
+from tests.controllers.inline_engine import inline_database, inline_engine
+from tests.controllers.installation import BACKEND
+from tests.simulation.virtual_time import LoopClock
 
 T = TypeVar("T")
 
 _MEMORY = Path("/dev/shm")
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """An empty installation: what a daemon and what an application sees of it, and its mark on machines."""
+
+    database: Database
+    plain: sqlite3.Connection
+    directory: Path
+    owner: str
 
 
 class Stage:
@@ -31,20 +52,21 @@ class Stage:
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self.directory = Path()
+        self._directory = Path()
 
-    @property
-    def template(self) -> Path:
-        """The empty database."""
-        return self.directory / "template.db"
-
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> Self:
         parent = _MEMORY if _MEMORY.is_dir() else None
-        self.directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(dir=parent)))
-        asyncio.run(self._migrate())
-        patch = self._stack.enter_context(pytest.MonkeyPatch.context())
-        use_inline_sqlite(patch)
+        self._directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(dir=parent)))
+        template = self._directory / "template.db"
+        asyncio.run(_migrate(template))
+        self._template = self._stack.enter_context(closing(sqlite3.connect(template)))
+        self._path = self._directory / "queue.db"
+        self._writer = inline_engine(self._path, "IMMEDIATE")
+        self._reader = inline_engine(self._path, "DEFERRED")
+        for each in (self._writer, self._reader):
+            self._stack.callback(each.engine.dispose)
         # A thread takes real time, in which the virtual one would jump on.
+        patch = self._stack.enter_context(MonkeyPatch.context())
         patch.setattr(anyio.to_thread, "run_sync", _run_here)
         before = structlog.get_config()
         self._stack.callback(lambda: structlog.configure(**before))
@@ -60,9 +82,52 @@ class Stage:
     ) -> None:
         self._stack.close()
 
-    async def _migrate(self) -> None:
-        async with open_database(f"sqlite:///{self.template}", clock=SystemClock()) as database:
-            await upgrade(database)
+    @asynccontextmanager
+    async def scene(self, clock: LoopClock) -> AsyncIterator[Scene]:
+        """For one seed. What it writes into the folder is removed behind it."""
+        database = inline_database(self._path, self._writer, self._reader, clock=clock)
+        with self._writer.engine.connect() as connection:
+            self._template.backup(_raw(connection))
+        for engine in (self._writer.engine, self._reader.engine):
+            with engine.connect() as connection:
+                _raw(connection).create_function("julianday", 1, _julianday(clock))
+        owner = await database.write(
+            lambda connection: ensure_backend(
+                connection,
+                name=BACKEND,
+                region=REGION,
+                bucket="simulated-bucket",
+                subnet=None,
+                endpoint_url=None,
+                now_ms=clock.now_ms(),
+            )
+        )
+        directory = self._directory / "seed"
+        directory.mkdir()
+        try:
+            with closing(sqlite3.connect(self._path, timeout=0, isolation_level=None)) as plain:
+                plain.execute("PRAGMA synchronous = OFF")
+                plain.row_factory = sqlite3.Row
+                plain.create_function("julianday", 1, _julianday(clock))
+                yield Scene(database, plain, directory, str(owner))
+        finally:
+            shutil.rmtree(directory)
+
+
+async def _migrate(template: Path) -> None:
+    async with open_database(f"sqlite:///{template}", clock=SystemClock()) as database:
+        await upgrade(database)
+
+
+def _julianday(clock: LoopClock) -> Callable[[str], float]:
+    """SQLite's own function, on our clock: defaults and triggers of the tables ask it for now."""
+    return lambda _now: clock.now_ms() / 86_400_000 + 2_440_587.5
+
+
+def _raw(connection: Connection) -> sqlite3.Connection:
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, sqlite3.Connection)
+    return raw
 
 
 async def _run_here(function: Callable[..., T], *arguments: object, **_: object) -> T:

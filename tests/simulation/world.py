@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-import sqlite3
-from collections.abc import Iterator
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,26 +13,55 @@ from typing import Any
 
 import anyio
 
+from dstackd.core.instance import InstanceState
+from dstackd.core.limits import Limits
+from dstackd.errors import CloudUnavailable
 from dstackd.intent import LaunchTerms
 from dstackd.log_files import LogFiles
 from dstackd.simulated.cloud import SimulatedCloud
+from dstackd.simulated.machine import SimulatedMachine
 from dstackd.simulated.places import REGION
-from dstackd.store.engine import Database
 from dstackd.supervisor import Supervised, run_loops
 from dstackd.vitals import Vitals
 from dstackd.wake import Wake
-from tests.controllers.installation import BACKEND, Daemon, Ports
-from tests.simulation.hazards import Crash, Hazards, Latency
+from tests.controllers.installation import BACKEND, Daemon, Paces, Ports
+from tests.simulation.hazards import CONDITIONAL_PUT, Crash, Hazards, Latency
+from tests.simulation.stage import Scene
 from tests.simulation.virtual_time import LoopClock
 
-SPACING_S = {"machines": 4.0, "inbox": 5.0, "logs": 5.0}
+LIMITS = Limits(
+    boot_timeout_s=240.0,
+    heartbeat_timeout_s=180.0,
+    seal_timeout_s=300.0,
+    stop_margin_s=60.0,
+    duration_margin_s=60.0,
+)
+"""Shorter than those for real EC2, where they are minutes: waiting proves nothing, and costs the seeds' time."""
+PACES = Paces(reports_s=8.0, machines_s=12.0)
+SPACING_S = {"machines": 5.0, "inbox": 5.0, "logs": 5.0}
 """As the composition root spaces them, but wider: each pass costs real time."""
-PACES_S = {"intake": 30.0, "planning": 20.0, "launches": 20.0, "interruptions": 20.0}
+INTERVALS_S = {
+    "intake": 30.0,
+    "inputs": 30.0,
+    "planning": 20.0,
+    "launches": 20.0,
+    "reusing": 20.0,
+    "interruptions": 20.0,
+}
 """When nobody rings; likewise."""
+AWAY_MAX_S = 400.0
+"""For how long nobody starts another daemon."""
 
 
-class Violation(AssertionError):
-    """A promise was broken."""
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """A share of calls that go wrong, in the name of a fault. `kind`: a counter of the cloud's faults, or `conflict`."""
+
+    fault: str
+    kind: str
+    share: float
+    operation: str = ""
+    """Only calls of this one; empty: of all."""
 
 
 @dataclass
@@ -40,10 +70,7 @@ class World:
 
     seed: int
     clock: LoopClock
-    database: Database
-    plain: sqlite3.Connection
-    directory: Path
-    owner: str
+    scene: Scene
     crashes: int
     trace: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
@@ -55,9 +82,11 @@ class World:
 
     def __post_init__(self) -> None:
         self.dice = random.Random(f"world-{self.seed}")
+        self.owner = self.scene.owner
+        self.plain = self.scene.plain
         self.cloud = SimulatedCloud(self.clock, seed=self.seed, owner=self.owner)
-        self.files = LogFiles(self.directory / f"logs-{self.seed}")
-        self.inputs_root = self.directory
+        self.files = LogFiles(self.scene.directory / "logs")
+        self.inputs_root = self.scene.directory / "inputs"
         self.latency = Latency()
         self.daemon_up = False
         self.hazards: Hazards | None = None
@@ -67,12 +96,35 @@ class World:
         """Instances of ours whose tags an operator has taken away."""
         self.excused: set[str] = set()
         """Jobs with which an operator has done what nobody can mend."""
-        self.strikes: dict[str, float] = {}
-        """Fault -> the share of calls that it strikes now."""
+        self.hung: set[str] = set()
+        """Instances that have fallen silent."""
+        self.strikes: list[Strike] = []
+        """What may befall a call now."""
+        self.at_calls: list[Callable[[str], None]] = []
+        """What happens while a call is made, given its operation."""
+        self.struck: Counter[str] = Counter()
+        """How often each fault has struck, by its name; and what else is to be met with in a world."""
 
     def tell(self, text: str) -> None:
         """One line of the trace."""
         self.trace.append(f"{self.clock.monotonic_s():10.3f} {text}")
+
+    def befalls(self, fault: str, what: str) -> None:
+        """A fault strikes."""
+        self.struck[fault] += 1
+        self.tell(f"{fault}: {what}")
+
+    def one_that_runs(self, dice: random.Random, *, market: str = "") -> SimulatedMachine | None:
+        """A machine of ours."""
+        running = [
+            machine
+            for machine in self.cloud.machines
+            if machine.state is InstanceState.RUNNING
+            and machine.request.market in (market or machine.request.market)
+            and ("dstackd:owner", self.owner) in machine.request.tags
+            and ("dstack_bucket", self.cloud.bucket_name) in machine.request.tags
+        ]
+        return dice.choice(running) if running else None
 
     def blame(self, text: str) -> None:
         """A promise is broken: noted, and the run ends."""
@@ -91,30 +143,39 @@ class World:
             dies_at = dice.randint(1, 500) if self.deaths < self.crashes else 0
             await self._one_daemon(dies_at, dice)
             self.deaths += 1
-            away_s = dice.choice((0.0, 1.0, 5.0, 30.0, dice.uniform(0, 900)))
+            away_s = dice.choice((0.0, 1.0, 5.0, 30.0, dice.uniform(0, AWAY_MAX_S)))
             self.down_s += away_s
             await anyio.sleep(away_s)
 
     async def _one_daemon(self, dies_at: int, dice: random.Random) -> None:
-        hazards = Hazards(
-            dice=dice, tell=self.tell, strike=self._strike, dies_at=dies_at, latency=self.latency
-        )
+        hazards = Hazards(dice=dice, surroundings=self, dies_at=dies_at)
         ports = Ports(
-            self.database,
+            self.scene.database,
             self.cloud.compute,
             self.cloud.bucket,
             self.cloud.logs,
             self.files,
             self.clock,
         )
-        daemon = Daemon(hazards.around(ports), terms=self._terms(), inputs_root=self.inputs_root)
+        daemon = Daemon(
+            hazards.around(ports),
+            terms=self._terms(),
+            inputs_root=self.inputs_root,
+            limits=LIMITS,
+            paces=PACES,
+        )
         for loop in daemon.loops:
-            loop.interval_s = PACES_S.get(loop.name, loop.interval_s)  # type: ignore[misc]
-        daemon.inbox._busy_s = daemon.logs._busy_s = 5.0
+            loop.interval_s = INTERVALS_S.get(loop.name, loop.interval_s)  # type: ignore[misc]
         self.hazards = hazards
         self.tell("a daemon starts")
-        with self._counting_up(), _until_death():
-            await run_loops(_supervised(daemon), vitals=Vitals(), clock=self.clock)
+        try:
+            with self._counting_up(), _until_death():
+                await run_loops(_supervised(daemon), vitals=Vitals(), clock=self.clock)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
+            first = _first(error)
+            where = traceback.extract_tb(first.__traceback__)[-1]
+            place = f"{Path(where.filename).name}, line {where.lineno}"
+            self.blame(f"the daemon breaks in {place}: {type(first).__name__}: {first}")
 
     @contextmanager
     def _counting_up(self) -> Iterator[None]:
@@ -126,13 +187,21 @@ class World:
             self.daemon_up = False
             self.up_s += self.clock.monotonic_s() - began_s
 
-    def _strike(self, operation: str) -> None:
-        """Let what the weather holds befall the next call of this operation."""
-        faults = self.cloud.faults
-        for name, share in self.strikes.items():
-            kind, _, only = name.partition(":")
-            if only in ("", operation) and self.dice.random() < share:
-                getattr(faults, kind)[operation] += 1
+    def strike(self, operation: str) -> None:
+        """Let what the weather holds befall the next call of this operation. Raises what no counter stands for."""
+        for happen in self.at_calls:
+            happen(operation)
+        for strike in self.strikes:
+            conditional = operation == CONDITIONAL_PUT
+            if strike.operation not in {"", "PutObject" if conditional else operation}:
+                continue
+            if (strike.kind != "conflict" or conditional) and self.dice.random() < strike.share:
+                self.struck[strike.fault] += 1
+                if strike.kind == "conflict":
+                    raise CloudUnavailable("ConditionalRequestConflict", "a conflict")
+                getattr(self.cloud.faults, strike.kind)[
+                    "PutObject" if conditional else operation
+                ] += 1
                 return
 
     def _terms(self) -> LaunchTerms:
@@ -172,3 +241,9 @@ def _until_death() -> Iterator[None]:
             raise other from None
     except Crash:
         pass
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

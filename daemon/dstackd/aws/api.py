@@ -10,11 +10,19 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
+import anyio
+
 from dstackd.aws.operations import OPERATIONS
 from dstackd.aws.pacing import Pacing, machines_of
 from dstackd.aws.translation import translating
 from dstackd.aws.untyped import Untyped
 from dstackd.errors import CloudUnavailable, require
+
+CALL_MAX_S = 240.0
+"""With its repeats: sockets have time-outs of their own, but a body that comes byte by byte meets none of them."""
+
+PAGES_MAX = 10_000
+"""Ten million instances, keys or log lines: whoever goes on has lost the way."""
 
 
 class Api:
@@ -35,7 +43,7 @@ class Api:
         name = f"{self._service}:{operation}"
         require(operation in self._methods, f"{name} is not in the table of operations")
         async with self._turn(operation, parameters):
-            with translating(name):
+            with translating(name), anyio.fail_after(CALL_MAX_S):
                 answer: dict[str, Any] = await getattr(self._client, self._methods[operation])(
                     **parameters
                 )
@@ -62,17 +70,18 @@ class Api:
         for ever; it is raised as CloudUnavailable.
         """
         in_answer, in_request = token
+        name = f"{self._service}:{operation}"
         seen = ""
-        while True:
+        for _ in range(PAGES_MAX):
             page = await self.call(operation, **parameters)
             yield page
             following = str(page.get(in_answer) or "")
             if not following:
                 return
             if following == seen:
-                name = f"{self._service}:{operation}"
                 raise CloudUnavailable(
                     "RepeatedPageToken", "the page token repeats", operation=name
                 )
             seen = following
             parameters[in_request] = following
+        raise CloudUnavailable("TooManyPages", f"more than {PAGES_MAX} pages", operation=name)

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import anyio
 from anyio import to_thread
 
 from dstackd.aws import lifecycle
 from dstackd.aws.api import Api
 from dstackd.aws.multipart import PART_BYTES, copy, upload
-from dstackd.aws.translation import refusal, translating
+from dstackd.aws.translation import reading, refusal, translating
 from dstackd.aws.untyped import Untyped
 from dstackd.core.lifecycle import Rule
-from dstackd.errors import CloudError, NotFound
+from dstackd.errors import CloudError, InvalidRequest, NotFound
 from dstackd.ports import Bucket, ObjectFacts, ObjectHead
 
 KEYS_A_DELETE_MAX = 1000
 """S3's limit for DeleteObjects."""
 COPY_BYTES_MAX = 5 * 1024**3
 """S3's limit for CopyObject and for one part of a multipart upload."""
+GET_BYTES_MAX = 64 * 1024**2
+"""Of an object that is read into memory: a list of 400,000 artifacts. A machine may write anything there."""
+GET_MAX_S = 240.0
 _CHUNK_BYTES = 262_144
 
 
@@ -79,14 +84,7 @@ class S3Bucket:
         answer = await self._s3.call(
             "HeadObject", Bucket=self._name, Key=key, ChecksumMode="ENABLED"
         )
-        checksum = str(answer.get("ChecksumSHA256") or "")
-        composite = answer.get("ChecksumType") == "COMPOSITE" or "-" in answer["ETag"]
-        return ObjectFacts(
-            size_bytes=int(answer["ContentLength"]),
-            modified_at_ms=int(answer["LastModified"].timestamp() * 1000),
-            sha256="" if composite else base64.b64decode(checksum).hex(),
-            metadata={name.lower(): value for name, value in answer.get("Metadata", {}).items()},
-        )
+        return _facts(answer)
 
     async def renew(self, key: str) -> None:
         """See `ports.Bucket`. S3 copies an object onto itself only if something of it is said to change."""
@@ -107,9 +105,19 @@ class S3Bucket:
 
     async def get(self, key: str) -> bytes:
         """See `ports.Bucket`."""
-        return b"".join([chunk async for chunk in self.read(key)])
+        chunks: list[bytes] = []
+        size_bytes = 0
+        with translating("s3:GetObject"), anyio.fail_after(GET_MAX_S):
+            async with aclosing(self.read(key)) as content:
+                async for chunk in content:
+                    chunks.append(chunk)
+                    size_bytes += len(chunk)
+                    if size_bytes > GET_BYTES_MAX:
+                        problem = f"{key} has more than {GET_BYTES_MAX} bytes"
+                        raise InvalidRequest("ObjectTooLarge", problem, operation="s3:GetObject")
+        return b"".join(chunks)
 
-    async def read(self, key: str) -> AsyncIterator[bytes]:
+    async def read(self, key: str) -> AsyncGenerator[bytes, None]:
         """See `ports.Bucket`."""
         answer = await self._s3.call("GetObject", Bucket=self._name, Key=key)
         with translating("s3:GetObject"):
@@ -125,7 +133,11 @@ class S3Bucket:
             Bucket=self._name,
             Prefix=prefix,
         )
-        return tuple([_head(entry) async for page in pages for entry in page.get("Contents", ())])
+        found: list[ObjectHead] = []
+        async for page in pages:
+            with reading("s3:ListObjectsV2"):
+                found += map(_head, page.get("Contents", ()))
+        return tuple(found)
 
     async def delete(self, keys: Sequence[str]) -> None:
         """See `ports.Bucket`. Every batch is sent, then the first key that S3 refused is raised."""
@@ -135,7 +147,8 @@ class S3Bucket:
             answer = await self._s3.call(
                 "DeleteObjects", Bucket=self._name, Delete={"Objects": batch, "Quiet": True}
             )
-            refused.extend(_refusal(entry) for entry in answer.get("Errors", ()))
+            with reading("s3:DeleteObjects"):
+                refused += map(_refusal, answer.get("Errors", ()))
         # S3 calls the deletion of a missing key a success; some doubles of it do not.
         for error in refused:
             if not isinstance(error, NotFound):
@@ -144,6 +157,18 @@ class S3Bucket:
     async def ensure_rules(self, ours: Sequence[Rule]) -> bool:
         """See `ports.Bucket`."""
         return await lifecycle.ensure(self._s3, bucket=self._name, ours=ours)
+
+
+@reading("s3:HeadObject")
+def _facts(answer: Mapping[str, Untyped]) -> ObjectFacts:
+    checksum = str(answer.get("ChecksumSHA256") or "")
+    composite = answer.get("ChecksumType") == "COMPOSITE" or "-" in answer["ETag"]
+    return ObjectFacts(
+        size_bytes=int(answer["ContentLength"]),
+        modified_at_ms=int(answer["LastModified"].timestamp() * 1000),
+        sha256="" if composite else base64.b64decode(checksum).hex(),
+        metadata={name.lower(): value for name, value in answer.get("Metadata", {}).items()},
+    )
 
 
 def _head(entry: Untyped) -> ObjectHead:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from math import inf
 
 from dstackd.aws.access import AwsAccess
 from dstackd.aws.api import Api
 from dstackd.aws.kept import Kept
+from dstackd.aws.translation import reading
 from dstackd.aws.untyped import Untyped
 from dstackd.core.launching import Image
 from dstackd.core.offering import Subnet
@@ -19,6 +21,7 @@ SUBNETS_AGE_MAX_S = 60.0
 IMAGE_AGE_MAX_S = 6 * 3600.0
 SPOT_PRICE_AGE_MAX_S = 300.0
 _TYPES_A_CALL = 100
+_PRICES = "ec2:DescribeSpotPriceHistory"
 
 GPU_IMAGE_OWNER = "amazon"
 GPU_IMAGE_NAMES = {
@@ -46,7 +49,10 @@ class Places:
         configured = self._access.subnet
         filters = {"subnet-id": configured} if configured else {"default-for-az": "true"}
         pages = self._ec2.pages("DescribeSubnets", MaxResults=1000, Filters=_filters(filters))
-        found = [_subnet(answer) async for page in pages for answer in page["Subnets"]]
+        found: list[Subnet] = []
+        async for page in pages:
+            with reading("ec2:DescribeSubnets"):
+                found += map(_subnet, page["Subnets"])
         if not found:
             missing = f"subnet {configured}" if configured else "a default VPC with subnets"
             raise InvalidRequest(
@@ -107,14 +113,24 @@ class SpotPrices:
             MaxResults=1000,
         )
         async for page in pages:
-            for entry in page["SpotPriceHistory"]:
+            with reading(_PRICES):
+                entries = list(page["SpotPriceHistory"])
+            for entry in entries:
                 yield entry
 
 
+@reading(_PRICES)
 def _newest(entries: Iterable[Untyped], name: str) -> dict[str, float]:
     ours = [entry for entry in entries if entry["InstanceType"] == name]
     ours.sort(key=lambda entry: entry["Timestamp"])
-    return {entry["AvailabilityZone"]: float(entry["SpotPrice"]) for entry in ours}
+    return {str(entry["AvailabilityZone"]): _price(entry["SpotPrice"]) for entry in ours}
+
+
+def _price(written: str) -> float:
+    price = float(written)
+    if not 0 <= price < inf:  # a NaN is in no order with any other price
+        raise ValueError(f"{written!r} is no price")
+    return price
 
 
 class Images:
@@ -142,20 +158,17 @@ class Images:
         kind = f"{architecture}-gpu" if gpu else architecture
         configured = self._access.images.get(kind)
         wanted = {"ImageIds": [configured]} if configured else self._pin(architecture, gpu=gpu)
-        images = (await self._ec2.call("DescribeImages", **wanted))["Images"]
-        if not images:
+        answer = await self._ec2.call("DescribeImages", **wanted)
+        with reading("ec2:DescribeImages"):
+            newest = _newest_image(answer["Images"])
+        if newest is None:
             raise InvalidRequest(
                 "NoImage",
                 f"region {self._access.region} has no image for {kind}",
                 operation="ec2:DescribeImages",
                 advice=f"set the backend's image for {kind} to an AMI id of its region",
             )
-        newest = max(images, key=lambda image: str(image.get("CreationDate", "")))
-        return Image(
-            id=newest["ImageId"],
-            root_device=newest["RootDeviceName"],
-            disk_gib_min=_root_gib(newest),
-        )
+        return newest
 
     def _pin(self, architecture: str, *, gpu: bool) -> dict[str, Untyped]:
         access = self._access
@@ -165,6 +178,17 @@ class Images:
         )
         filters = {"name": name, "architecture": architecture, "state": "available"}
         return {"Owners": [owner], "Filters": _filters(filters)}
+
+
+def _newest_image(images: Sequence[Untyped]) -> Image | None:
+    if not images:
+        return None
+    newest = max(images, key=lambda image: str(image.get("CreationDate", "")))
+    return Image(
+        id=newest["ImageId"],
+        root_device=newest["RootDeviceName"],
+        disk_gib_min=_root_gib(newest),
+    )
 
 
 def _root_gib(image: Untyped) -> int:

@@ -10,15 +10,18 @@ import anyio
 
 from dstackd.aws.access import AwsAccess
 from dstackd.aws.catalogue import Images, Places, SpotPrices
-from dstackd.aws.instances import launched, owned
+from dstackd.aws.instances import launched, owned, strangers
 from dstackd.aws.kept import Kept
 from dstackd.aws.launch_parameters import launch_parameters
 from dstackd.aws.session import Clients
+from dstackd.aws.spot_requests import cancel_requests, open_requests
 from dstackd.aws.termination import terminate
+from dstackd.aws.translation import reading
 from dstackd.aws.type_catalogue import TypeCatalogue
 from dstackd.core.instance import Instance, Snapshot
 from dstackd.core.launching import Image, Launched, LaunchRequest
 from dstackd.core.offering import InstanceType, Subnet
+from dstackd.core.orphan import SpotRequest, Stranger
 from dstackd.ports import Clock, Compute
 from dstackd.protocol import TAG_BUCKET, TAG_OWNER
 
@@ -86,9 +89,29 @@ class Ec2Compute:
         )
         found: set[str] = set()
         async for page in pages:
-            for request in page["SpotInstanceRequests"]:
-                found.add(request.get("InstanceId", ""))
+            with reading("ec2:DescribeSpotInstanceRequests"):
+                found |= {each.get("InstanceId", "") for each in page["SpotInstanceRequests"]}
         return frozenset(found - {""})
+
+    async def open_requests(self) -> tuple[SpotRequest, ...]:
+        """See `ports.Compute`."""
+        return await open_requests(self._ec2, bucket=self._bucket, owner=self._owner)
+
+    async def cancel_requests(self, request_ids: Sequence[str]) -> None:
+        """See `ports.Compute`."""
+        await cancel_requests(self._ec2, request_ids)
+
+    async def strangers(self) -> tuple[Stranger, ...]:
+        """See `ports.Compute`."""
+        found: list[Stranger] = []
+        pages = self._ec2.pages(
+            "DescribeInstances",
+            MaxResults=INSTANCES_A_PAGE,
+            Filters=[{"Name": f"tag:{TAG_BUCKET}", "Values": [self._bucket]}],
+        )
+        async for page in pages:
+            found += strangers(page, bucket=self._bucket, owner=self._owner)
+        return tuple(found)
 
     async def launch(self, request: LaunchRequest) -> tuple[Launched, ...]:
         """See `ports.Compute`."""

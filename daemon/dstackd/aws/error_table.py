@@ -216,6 +216,8 @@ _ABSENCES = _all(
     "InvalidInstanceID.NotFound",
     "InvalidInstanceID.Malformed",  # an id that EC2 cannot have given out
     "InvalidGroup.NotFound",
+    "InvalidSpotInstanceRequestID.NotFound",
+    "InvalidSpotInstanceRequestID.Malformed",
     "NoSuchEntity",
     "NoSuchEntityException",
     "NoSuchKey",

@@ -20,6 +20,7 @@ from dstackd.aws.runner_policy import (
     trust_document,
 )
 from dstackd.aws.session import Clients
+from dstackd.aws.translation import reading
 from dstackd.aws.untyped import Untyped
 from dstackd.errors import InvalidRequest, NotFound, PreconditionFailed
 from dstackd.ports import Compute
@@ -60,8 +61,9 @@ class IdentitySetup:
 
     async def _account(self) -> Account:
         caller = await self._clients.sts.call("GetCallerIdentity")
-        partition = str(caller["Arn"]).split(":")[1]
-        return Account(partition=partition, id=str(caller["Account"]))
+        with reading("sts:GetCallerIdentity"):
+            partition = str(caller["Arn"]).split(":")[1]
+            return Account(partition=partition, id=str(caller["Account"]))
 
     async def _ensure_role(self) -> None:
         with suppress(PreconditionFailed):
@@ -123,7 +125,8 @@ class IdentitySetup:
             )
         except NotFound:
             return ()
-        return tuple(role["RoleName"] for role in answer["InstanceProfile"]["Roles"])
+        with reading("iam:GetInstanceProfile"):
+            return tuple(role["RoleName"] for role in answer["InstanceProfile"]["Roles"])
 
     async def _ensure_log_group(self, group: str) -> None:
         with suppress(PreconditionFailed):
@@ -147,7 +150,8 @@ class IdentitySetup:
             if not found:
                 raise
             return found
-        return str(answer["GroupId"])
+        with reading("ec2:CreateSecurityGroup"):
+            return str(answer["GroupId"])
 
     async def _find_security_group(self, vpc_id: str) -> str:
         answer = await self._clients.ec2.call(
@@ -157,8 +161,9 @@ class IdentitySetup:
                 {"Name": "group-name", "Values": [self._names.security_group]},
             ],
         )
-        groups = answer["SecurityGroups"]
-        return str(groups[0]["GroupId"]) if groups else ""
+        with reading("ec2:DescribeSecurityGroups"):
+            groups = answer["SecurityGroups"]
+            return str(groups[0]["GroupId"]) if groups else ""
 
     def _listed_tags(self) -> list[dict[str, Untyped]]:
         return [{"Key": key, "Value": value} for key, value in self._tags.items()]

@@ -80,6 +80,8 @@ def _space(root: ET.Element) -> str:
 
 async def _instances(root: ET.Element) -> dict[str, Any]:
     space = _space(root)
+    if root.find(f"{space}reservationSet") is None:
+        raise ValueError("no reservationSet")  # which is there also when it is empty
     instances: list[dict[str, Any]] = []
     for element in root.iterfind(
         f"{space}reservationSet/{space}item/{space}instancesSet/{space}item"

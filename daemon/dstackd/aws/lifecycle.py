@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 from dstackd.aws.api import Api
+from dstackd.aws.translation import reading
 from dstackd.aws.untyped import Untyped
 from dstackd.core.lifecycle import Rule, is_current, merge
 from dstackd.errors import InvalidRequest, NotFound
@@ -70,8 +71,9 @@ async def _read(s3: Api, bucket: str) -> _Found:
         answer = await s3.call("GetBucketLifecycleConfiguration", Bucket=bucket)
     except NotFound:
         return _Found()
-    options = ((_SMALLEST, str(answer[_SMALLEST])),) if answer.get(_SMALLEST) else ()
-    return _Found(tuple(answer.get("Rules", ())), options, tuple(answer.get(_UNKNOWN, ())))
+    with reading(f"s3:{_READ}"):
+        options = ((_SMALLEST, str(answer[_SMALLEST])),) if answer.get(_SMALLEST) else ()
+        return _Found(tuple(answer.get("Rules", ())), options, tuple(answer[_UNKNOWN]))
 
 
 async def _write(s3: Api, bucket: str, found: _Found, ours: Sequence[Rule]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 from dstackd.aws.api import Api
+from dstackd.aws.translation import reading
 from dstackd.aws.untyped import Untyped
 from dstackd.errors import NotFound
 from dstackd.ports import LogEvent, LogSource
@@ -41,7 +42,9 @@ class CloudWatchLogs:
         )
         try:
             async for page in pages:
-                yield tuple(_event(event) for event in page.get("events", ()))
+                with reading("logs:FilterLogEvents"):
+                    events = tuple(_event(event) for event in page["events"])
+                yield events
         except NotFound:
             return
 

@@ -15,6 +15,7 @@ import anyio
 from anyio import to_thread
 
 from dstackd.aws.api import Api
+from dstackd.aws.translation import reading
 from dstackd.aws.untyped import Untyped
 from dstackd.errors import CloudError
 
@@ -50,7 +51,8 @@ async def copy(s3: Api, *, bucket: str, key: str, size_bytes: int, part_bytes: i
 async def _begin(s3: Api, *, bucket: str, key: str) -> dict[str, str]:
     target = {"Bucket": bucket, "Key": key}
     created = await s3.call("CreateMultipartUpload", **target, ChecksumAlgorithm="CRC32")
-    return {**target, "UploadId": str(created["UploadId"])}
+    with reading("s3:CreateMultipartUpload"):
+        return {**target, "UploadId": str(created["UploadId"])}
 
 
 async def _send_bytes(
@@ -61,7 +63,8 @@ async def _send_bytes(
     answer = await s3.call(
         "UploadPart", **target, PartNumber=number, Body=body, ChecksumAlgorithm="CRC32"
     )
-    return _part(number, answer)
+    with reading("s3:UploadPart"):
+        return _part(number, answer)
 
 
 async def _send_copy(
@@ -75,7 +78,8 @@ async def _send_copy(
         CopySource={"Bucket": target["Bucket"], "Key": target["Key"]},
         CopySourceRange=f"bytes={start}-{start + length - 1}",
     )
-    return _part(number, answer["CopyPartResult"])
+    with reading("s3:UploadPartCopy"):
+        return _part(number, answer["CopyPartResult"])
 
 
 def _part(number: int, answer: dict[str, Untyped]) -> dict[str, Untyped]:

@@ -35,6 +35,8 @@ def _needs(*actions: str, resource: str = "*") -> tuple[Permission, ...]:
 
 OPERATIONS: Mapping[tuple[str, str], tuple[Permission, ...]] = MappingProxyType(
     {
+        # Allowed on what carries the tag `dstack_bucket` with the bucket's name, and on nothing else.
+        ("ec2", "CancelSpotInstanceRequests"): _needs("ec2:CancelSpotInstanceRequests"),
         ("ec2", "CreateSecurityGroup"): _needs("ec2:CreateSecurityGroup", "ec2:CreateTags"),
         ("ec2", "DescribeImages"): _needs("ec2:DescribeImages"),
         ("ec2", "DescribeInstances"): _needs("ec2:DescribeInstances"),

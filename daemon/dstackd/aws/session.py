@@ -18,10 +18,11 @@ from aiobotocore.session import AioSession  # type: ignore[import-untyped] # as 
 from dstackd import __version__
 from dstackd.aws.access import AwsAccess
 from dstackd.aws.api import Api
-from dstackd.aws.lean_parser import LeanParserFactory
+from dstackd.aws.bounded_session import BoundedSession
 from dstackd.aws.lifecycle import watch_answers
 from dstackd.aws.pacing import Pacing, Sleep
 from dstackd.aws.recorder import CallRecorder
+from dstackd.aws.strict_parser import StrictParserFactory
 from dstackd.aws.tap import Tap
 from dstackd.aws.untyped import Untyped
 from dstackd.ports import Clock
@@ -54,7 +55,7 @@ async def open_clients(
 ) -> AsyncIterator[Clients]:
     """Open every client; they close when the context ends. `sleep` goes by the clock's monotonic time."""
     session = AioSession()
-    session.register_component("response_parser_factory", LeanParserFactory())
+    session.register_component("response_parser_factory", StrictParserFactory())
     pacing = Pacing(access.ec2_limits, clock=clock, recorder=recorder, sleep=sleep)
     async with AsyncExitStack() as stack:
 
@@ -101,4 +102,5 @@ def _config(access: AwsAccess, attempts_max: int) -> Untyped:
         retries={"mode": "standard", "total_max_attempts": attempts_max},
         user_agent_extra=f"dstackd/{__version__}",
         s3={"addressing_style": addressing},
+        http_session_cls=BoundedSession,
     )

@@ -45,6 +45,18 @@ def translating(operation: str) -> Iterator[None]:
         raise translate(error, operation) from error
 
 
+@contextmanager
+def reading(operation: str) -> Iterator[None]:
+    """Raise CloudUnavailable in place of what reading a part of an answer raises that is not there, or is something else: such an
+    answer says nothing.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise CloudUnavailable("UnreadableAnswer", problem, operation=operation) from error
+
+
 def translate(error: Exception, operation: str) -> CloudError:
     """The CloudError that says what to do next."""
     if isinstance(error, raised.ClientError):

@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 
 from dstackd.aws.api import Api
+from dstackd.aws.translation import reading
 from dstackd.aws.untyped import Untyped
 from dstackd.core.offering import InstanceType
 from dstackd.ports import Clock
@@ -43,10 +44,9 @@ class TypeCatalogue:
     async def _ask(self) -> tuple[InstanceType, ...]:
         found: dict[str, InstanceType] = {}
         async for page in self._ec2.pages("DescribeInstanceTypes", MaxResults=100):
-            for answer in page["InstanceTypes"]:
-                kind = instance_type(answer)
-                if kind.architectures and kind.markets:
-                    found[kind.name] = kind
+            with reading("ec2:DescribeInstanceTypes"):
+                kinds = [instance_type(answer) for answer in page["InstanceTypes"]]
+            found |= {kind.name: kind for kind in kinds if kind.architectures and kind.markets}
         return tuple(found[name] for name in sorted(found))
 
     async def _cached(self) -> tuple[InstanceType, ...] | None:

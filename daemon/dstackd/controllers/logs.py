@@ -145,7 +145,9 @@ class Logs:
 
     async def _begin(self, key: Key, entry: WantedLog) -> OpenLog | None:
         end = await to_thread.run_sync(self._files.end, *key)
-        if entry.lines_sent is not None and end.last_n >= entry.lines_sent and entry.has_ended:
+        is_whole = entry.lines_sent is not None and end.last_n >= entry.lines_sent
+        is_saved = end.last_n - end.missing == entry.lines_seen
+        if entry.has_ended and is_whole and is_saved:
             self._closed.add(key)
             return None
         asked_at_ms = entry.asked_at_ms - int(CLOCK_SKEW_S * 1000)

@@ -34,6 +34,11 @@ log = structlog.get_logger(__name__)
 
 POISON_MAX = 5
 
+MISSING_S = 60.0
+"""How long sweeps in a row must not have shown an instance until it is absent, on top of its age. EC2 shows new ones
+within seconds as a rule (EC2 API reference, eventual consistency).
+"""
+
 JOBS_AT_ONCE = 500
 """Jobs of one transaction: cheap, and short enough to hold up neither submitters nor the event loop."""
 
@@ -101,10 +106,10 @@ class Machines:
         self._snapshot: Snapshot | None = None
         self._swept_at_s: float | None = None
         self._words_read = False
-        self._missing: set[str] = set()
-        """Instances of jobs and of rows that the last sweep did not show."""
-        self._missing_before: set[str] = set()
-        """The same of the sweep before: only what is missing twice in a row is absent."""
+        self._missing_s: dict[str, float] = {}
+        """Instances of jobs and of rows that the last sweep did not show -> since when none has, by the monotonic clock."""
+        self._missing_before_s: dict[str, float] = {}
+        """The same of the sweep before."""
         self._undelivered: dict[str, Decided] = {}
         self._poison: dict[str, int] = {}
         self.interval_s = pace.idle_s
@@ -139,7 +144,7 @@ class Machines:
             self._snapshot = None
             return error
         self._snapshot = snapshot
-        self._missing_before, self._missing = self._missing, set()
+        self._missing_before_s, self._missing_s = self._missing_s, {}
         await self._save_states(snapshot)
         return None
 
@@ -149,10 +154,15 @@ class Machines:
         await self._drain_inbox()
         self._words_read = True
 
-    def _is_missing_again(self, instance_id: str) -> bool:
-        """Note that the sweep does not show the instance; whether the sweep before did not either."""
-        self._missing.add(instance_id)
-        return instance_id in self._missing_before
+    def _is_missing_for_long(self, instance_id: str) -> bool:
+        """Note that the sweep does not show the instance; whether none has for MISSING_S, the last two among them. Its age
+        alone does not tell: the wall clock may have jumped.
+        """
+        now_s = self._clock.monotonic_s()
+        since_s = self._missing_s.setdefault(
+            instance_id, self._missing_before_s.get(instance_id, now_s)
+        )
+        return instance_id in self._missing_before_s and now_s >= since_s + MISSING_S
 
     async def _save_states(self, snapshot: Snapshot) -> None:
         now_ms = self._clock.now_ms()
@@ -172,7 +182,7 @@ class Machines:
             if machine.instance_id not in snapshot.instances
             and snapshot.taken_at_ms > machine.launched_at_ms + VISIBILITY_GRACE_MS
         ]
-        absent = [instance_id for instance_id in absent if self._is_missing_again(instance_id)]
+        absent = [instance_id for instance_id in absent if self._is_missing_for_long(instance_id)]
         if not changed and not absent:
             return
 
@@ -230,9 +240,9 @@ class Machines:
         return Decided(job, attempt, decision)
 
     def _observe(self, attempt: Attempt) -> Observation:
-        """What the last sweep says; absent is only what was missing in the one before it, too."""
+        """What the last sweep says; absent is only what has been missing for long."""
         seen = observe(attempt.instance_id, self._snapshot, launched_at_ms=attempt.launched_at_ms)
-        if seen.seen is Seen.ABSENT and not self._is_missing_again(attempt.instance_id):
+        if seen.seen is Seen.ABSENT and not self._is_missing_for_long(attempt.instance_id):
             return UNKNOWN
         return seen
 

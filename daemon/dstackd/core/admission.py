@@ -144,7 +144,9 @@ def _without_money(
 
 
 @dataclass(frozen=True, slots=True)
-class _Room:
+class Room:
+    """A bound of the operator's, what is used of it, and what a candidate would take."""
+
     name: str
     limit: int
     used: int
@@ -154,7 +156,7 @@ class _Room:
 
 
 def _without_room(candidate: Candidate, standing: Standing, *, bounds: Bounds) -> Refused | None:
-    rooms = () if candidate.machine is not None else _rooms(candidate, standing, bounds)
+    rooms = () if candidate.machine is not None else rooms_of(candidate, standing, bounds)
     for room in rooms:
         if 0 < room.limit < room.used + room.wanted:
             bound = f"{room.name} is {room.limit}"
@@ -164,17 +166,17 @@ def _without_room(candidate: Candidate, standing: Standing, *, bounds: Bounds) -
     return None
 
 
-def _rooms(candidate: Candidate, standing: Standing, bounds: Bounds) -> Iterator[_Room]:
+def rooms_of(candidate: Candidate, standing: Standing, bounds: Bounds) -> Iterator[Room]:
     """The project's first: room for everybody would not help a job that its project holds back."""
     project, vcpus = candidate.job.project, candidate.offering.vcpus
     narrow, own, total = bounds.of(project), standing.own, standing.total
     its, everybody = HoldsUp.ITS_PROJECT, HoldsUp.EVERYBODY
     of_project = f"of project {project}"
-    yield _Room(f"max_machines {of_project}", narrow.max_machines, own.machines, 1, its)
-    yield _Room(f"max_vcpus {of_project}", narrow.max_vcpus, own.vcpus, vcpus, its)
-    yield _Room("max_machines", bounds.max_machines, total.machines, 1, everybody)
-    yield _Room("max_vcpus", bounds.max_vcpus, total.vcpus, vcpus, everybody)
-    yield _Room(
+    yield Room(f"max_machines {of_project}", narrow.max_machines, own.machines, 1, its)
+    yield Room(f"max_vcpus {of_project}", narrow.max_vcpus, own.vcpus, vcpus, its)
+    yield Room("max_machines", bounds.max_machines, total.machines, 1, everybody)
+    yield Room("max_vcpus", bounds.max_vcpus, total.vcpus, vcpus, everybody)
+    yield Room(
         "launches_per_minute",
         bounds.launches_per_minute,
         standing.launched_last_minute,

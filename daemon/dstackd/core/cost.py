@@ -12,11 +12,9 @@ def machine_cost_usd(price_usd_h: float, *, from_ms: int, until_ms: int) -> floa
 
 
 def share_usd(price_usd_h: float, *, launched_ms: int, from_ms: int, until_ms: int) -> float:
-    """USD for a part of the life of a machine that was launched at `launched_ms`: successive parts add up to the whole.
+    """USD for a later part of the life of a machine that was launched at `launched_ms`.
 
-    The minimum is in the first part, which begins with the launch.
+    The first part, from the launch on, is `machine_cost_usd` with its minimum; with it all parts add up to the whole.
     """
     whole_usd = machine_cost_usd(price_usd_h, from_ms=launched_ms, until_ms=max(until_ms, from_ms))
-    if from_ms <= launched_ms:
-        return whole_usd
     return whole_usd - machine_cost_usd(price_usd_h, from_ms=launched_ms, until_ms=from_ms)

@@ -81,7 +81,9 @@ def _boot_again_or_fail(job: Job, attempt: Attempt, *, limits: Limits) -> Verdic
     )
     if job.cancel_requested:
         return Verdict(Phase.CANCELLED, Reason.CANCEL_REQUESTED, f"cancelled; {what}")
-    if attempt.reused:  # an idle machine that goes is nobody's failure; the next one is the job's own
+    if (
+        attempt.reused
+    ):  # an idle machine that goes is nobody's failure; the next one is the job's own
         return Verdict(Phase.QUEUED, Reason.RETRY, f"{what}; a machine of its own follows")
     if job.boot_failures + 1 >= limits.boot_failures_max:
         message = f"{what}; {limits.boot_failures_max} machines in a row did not start the commands"

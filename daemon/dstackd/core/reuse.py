@@ -75,18 +75,30 @@ def shape_of_machine(spec: JobSpec, project: str) -> tuple[object, ...]:
 
 def fits(job: Job, machine: IdleMachine, *, now_ms: int) -> bool:
     """Whether the job may run on the machine now. Its budget is not judged here."""
+    return not why_unfit(job, machine, now_ms=now_ms)
+
+
+def why_unfit(job: Job, machine: IdleMachine, *, now_ms: int) -> str:
+    """The first thing that keeps the job from the machine; empty: it fits."""
     spec, avoidance = job.spec, avoided(job)
-    return (
-        spec.reuse_s is not None
-        and spec.permissions is Permissions.JOB
-        and not job.needs_own_machine
-        and machine.shape == shape_of_machine(spec, job.project)
-        and now_ms < machine.until_ms
-        and (spec.max_price is None or machine.price_usd_h <= spec.max_price)
-        and not (avoidance.on_demand_first and machine.market is Market.SPOT)
-        and pool(machine.instance_type, machine.zone, machine.market) != avoidance.reclaimed
-        and _lives_long_enough(spec, machine, now_ms=now_ms)
-    )
+    if spec.reuse_s is None:
+        return "the job does not ask for one (`reuse` in its spec)"
+    if spec.permissions is not Permissions.JOB:
+        return f"the job has permissions: {spec.permissions}"
+    if job.needs_own_machine:
+        return "the last idle machine did not start the job, so it gets one of its own"
+    if machine.shape != shape_of_machine(spec, job.project):
+        return "it was launched for another project or other resources"
+    if now_ms >= machine.until_ms:
+        return "its time is over"
+    if spec.max_price is not None and machine.price_usd_h > spec.max_price:
+        return f"it costs more than max_price {spec.max_price}"
+    if avoidance.on_demand_first and machine.market is Market.SPOT:
+        return "it is a spot machine, and EC2 has taken those from the job"
+    if pool(machine.instance_type, machine.zone, machine.market) == avoidance.reclaimed:
+        return "EC2 has just taken such a machine from the job"
+    long_enough = _lives_long_enough(spec, machine, now_ms=now_ms)
+    return "" if long_enough else "it ends itself before the job would have to be done"
 
 
 def _lives_long_enough(spec: JobSpec, machine: IdleMachine, *, now_ms: int) -> bool:

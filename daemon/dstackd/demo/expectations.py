@@ -86,6 +86,9 @@ def _went_on(seen: Evidence) -> Expectation:
     lines = seen.lines.get(told.RESUMES, {})
     first = [step for line in lines.get(1, ()) if (step := told.step_of(line)) is not None]
     second = list(lines.get(2, ()))
+    # Before them the machine says which attempt it resumes.
+    while second and told.checkpoint_of(second[0]) is None:
+        second.pop(0)
     start = told.checkpoint_of(second[0]) if second else None
     if start is None or not first:
         return Expectation(

@@ -14,8 +14,10 @@ from dstackd.http.jobs import JobCalls
 from dstackd.http.logs import LogCalls
 from dstackd.http.metrics import MetricsPage
 from dstackd.http.middleware import answer_errors, as_middleware, guard
+from dstackd.http.openapi import OpenApiPage
 from dstackd.http.plan import PlanCalls
 from dstackd.http.probe import Probes
+from dstackd.http.reaping import ReapCalls
 from dstackd.http.responses import add_headers
 from dstackd.spec.limits import SPEC_BYTES_MAX
 
@@ -33,6 +35,8 @@ def build_app(
         *LogCalls(context, board).routes(),
         *ArtifactCalls(context).routes(),
         *PlanCalls(context).routes(),
+        *ReapCalls(context).routes(),
+        *OpenApiPage(context).routes(),
     ]
     check = guard(public_paths=[route.path for route in public], host_names=host_names)
     app = web.Application(

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from dstackd.core.plan_view import PlanView
+from dstackd.core.reaping import Look, Reaped
 from dstackd.log_files import LogFiles
 from dstackd.ports import Bucket, Clock
 from dstackd.spec.model import JobSpec
 from dstackd.store.engine import Database
 from dstackd.vitals import ApiCalls, Vitals
+
+
+class Reaping(Protocol):
+    """The reaper, as an operator may use it. Both ask EC2 and may raise CloudError."""
+
+    async def look(self) -> Look:
+        """What a look would find; changes nothing."""
+        ...
+
+    async def reap_now(self) -> Reaped:
+        """A look that counts."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +42,5 @@ class HttpContext:
     version: str
     plan: Callable[[JobSpec], Awaitable[PlanView]] | None = None
     """What a spec would be launched on, without launching; may raise CloudError. None: there is no backend."""
+    reaper: Reaping | None = None
+    """None: there is no backend."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from dstackd.core.orphan import STUCK_AFTER_S
 from dstackd.http.probe import Answer
 from dstackd.vitals import ApiCalls, LoopPulse, Vitals
 
@@ -156,16 +157,29 @@ def oldest_waiting_s(counts: dict[str, Any], *, now_ms: int) -> float:
 
 
 def queue_checks(answer: Answer[dict[str, Any]], *, now_ms: int) -> list[Check]:
-    """Oldest waiting job and live machines; figures, never a judgement."""
+    """Oldest waiting job and live machines: figures, never a judgement. A machine that does not go is a warning."""
     if answer.value is None:
         problem = answer.error
         return [
             Check("queue:oldestAge", "queue", "datastore", Status.WARN, None, "s", problem),
             Check("machines:live", "machines", "system", Status.WARN, None, "machines", problem),
+            Check("machines:stuck", "machines", "system", Status.WARN, None, "machines", problem),
         ]
     age_s = oldest_waiting_s(answer.value, now_ms=now_ms)
     live = sum(count for _, _, count in answer.value["machines"])
     return [
         Check("queue:oldestAge", "queue", "datastore", Status.PASS, age_s, "s"),
         Check("machines:live", "machines", "system", Status.PASS, live, "machines"),
+        _stuck_check(int(answer.value["stuck_machines"])),
     ]
+
+
+def _stuck_check(stuck: int) -> Check:
+    """EC2 was asked again and again, and nothing mends that here: somebody has to look."""
+    status = Status.WARN if stuck else Status.PASS
+    problem = (
+        f"{stuck} machine(s) were to be gone {STUCK_AFTER_S / 60:.0f} minutes ago and are still there; "
+        "`dstackd reap --dry-run` names them"
+    )
+    output = problem if stuck else ""
+    return Check("machines:stuck", "machines", "system", status, stuck, "machines", output)

@@ -68,6 +68,26 @@ IDLE_MACHINES = Metric(
     Kind.GAUGE,
     "Machines that wait for another job (`reuse` in the spec); they are paid for.",
 )
+TERMINATIONS_STUCK = Metric(
+    "dstackd_terminations_stuck",
+    Kind.GAUGE,
+    "Machines that nobody needs for more than 15 minutes and that were not seen gone; terminating is tried again each minute.",
+)
+ORPHANS_TERMINATED = Metric(
+    "dstackd_orphans_terminated_total",
+    Kind.COUNTER,
+    "Machines of ours without a live attempt that were terminated since the start.",
+)
+SPOT_REQUESTS_CANCELLED = Metric(
+    "dstackd_spot_requests_cancelled_total",
+    Kind.COUNTER,
+    "Spot requests of ours that waited without a launch and were cancelled since the start.",
+)
+COST_RATE = Metric(
+    "dstackd_cost_usd_per_hour",
+    Kind.GAUGE,
+    "What the machines that were not seen gone yet cost an hour, at the prices of their launches.",
+)
 AWS_REQUESTS = Metric(
     "dstackd_aws_requests_total",
     Kind.COUNTER,
@@ -116,7 +136,8 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         metric.name: metric
         for metric in (
             *(BUILD_INFO, DATABASE_UP, SCHEMA_UP_TO_DATE),
-            *(JOBS, QUEUE_OLDEST_AGE, MACHINES, IDLE_MACHINES),
+            *(JOBS, QUEUE_OLDEST_AGE, MACHINES, IDLE_MACHINES, COST_RATE),
+            *(TERMINATIONS_STUCK, ORPHANS_TERMINATED, SPOT_REQUESTS_CANCELLED),
             *(AWS_REQUESTS, AWS_REQUEST_SECONDS, AWS_PACED_SECONDS, AWS_WAITING),
             *(LOOP_PASSES, LOOP_FAILURES, LOOP_LAST_SUCCESS_AGE),
         )

@@ -67,6 +67,7 @@ class DaemonCollector(Collector):
         yield self._build_info()
         yield _gauge(table.SCHEMA_UP_TO_DATE, float(not schema_problem(self._context.vitals)))
         yield from self._stored()
+        yield from self._reaped()
         yield from self._aws()
         yield from self._loops()
 
@@ -97,6 +98,18 @@ class DaemonCollector(Collector):
             _add(machines, table.MACHINES, (state, market), count)
         yield machines
         yield _gauge(table.IDLE_MACHINES, counts["idle_machines"])
+        yield _gauge(table.COST_RATE, counts["usd_h"])
+        yield _gauge(table.TERMINATIONS_STUCK, counts["stuck_machines"])
+
+    def _reaped(self) -> Iterator[Family]:
+        vitals = self._context.vitals
+        for metric, count in (
+            (table.ORPHANS_TERMINATED, vitals.orphans_terminated),
+            (table.SPOT_REQUESTS_CANCELLED, vitals.spot_requests_cancelled),
+        ):
+            family = _family(metric)
+            _add(family, metric, (), count)
+            yield family
 
     def _aws(self) -> Iterator[Family]:
         requests, seconds = _family(table.AWS_REQUESTS), _family(table.AWS_REQUEST_SECONDS)

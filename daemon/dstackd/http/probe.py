@@ -90,5 +90,7 @@ def make_probes(database: Database, *, clock: Clock) -> Probes:
     """The probes of a database; somebody has to `run` each of them."""
     return Probes(
         database=Probe(partial(database.read, queries.answers), clock=clock),
-        counts=Probe(partial(database.read, queries.counts), clock=clock),
+        counts=Probe(
+            lambda: database.read(partial(queries.counts, now_ms=clock.now_ms())), clock=clock
+        ),
     )

@@ -28,6 +28,8 @@ class Faults:
     """How long a terminated instance is still described (AWS: about an hour)."""
     closed_request_visible_s: float = 14_400.0
     """How long an ended spot request is still described (AWS: four hours)."""
+    left_open_requests: int = 0
+    """How many of the next spot launches that find no capacity leave an `open` spot request behind."""
     ingestion_lag_s: float = 0.0
     """From PutLogEvents to the moment FilterLogEvents returns the events."""
     log_scan_events: int = 0

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import os
 import pwd
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,18 @@ from dstackd.local.corrections.state import Launched, tags_of
 
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/homebrew/bin"
 # Not CONTAINER_…: CONTAINER_NAME and the like are other programs' names.
-_ENGINE_NAMES = frozenset({"CONTAINER_HOST", "STORAGE_DRIVER", "STORAGE_OPTS", "XDG_RUNTIME_DIR"})
+_ENGINE_NAMES = frozenset(
+    {"CONTAINER_HOST", "STORAGE_DRIVER", "STORAGE_OPTS", "DBUS_SESSION_BUS_ADDRESS"}
+    | {"XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR"}  # where Podman is without root
+    | {
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
+    }  # for pulls
+)
 _ENGINE_PREFIXES = ("CONTAINERS_", "DOCKER_")
 
 
@@ -28,7 +40,9 @@ def environment(directory: Path, *, endpoint_url: str) -> dict[str, str]:
         **loader_environment(),
         **engine_environment(),
         **_job_user(),
-        "PATH": f"{home}/bin:{Path(sys.executable).parent}:{_SYSTEM_PATH}",
+        "PATH": ":".join(
+            [f"{home}/bin", str(Path(sys.executable).parent), _SYSTEM_PATH, *_engine_folders()]
+        ),
         "HOME": home,
         "TMPDIR": f"{home}/tmp",  # noqa: S108  the machine's own
         "LANG": "C.UTF-8",
@@ -119,6 +133,13 @@ def engine_environment() -> dict[str, str]:
         for name, text in os.environ.items()
         if name in _ENGINE_NAMES or name.startswith(_ENGINE_PREFIXES)
     } | _docker_settings()
+
+
+def _engine_folders() -> list[str]:
+    """Where this person's engines are, if not among the system's programs: ~/.rd/bin, ~/.orbstack/bin, ..."""
+    found = [shutil.which(program) for program in ("docker", "podman")]
+    folders = {str(Path(program).parent): None for program in found if program}
+    return [folder for folder in folders if folder not in _SYSTEM_PATH.split(":")]
 
 
 def _docker_settings() -> dict[str, str]:

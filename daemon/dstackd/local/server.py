@@ -131,7 +131,11 @@ def _routes(
 
 def _tags(state: CloudState, resource_id: str) -> Mapping[str, str]:
     with state.lock:
-        launched = state.instances.get(resource_id) or state.requests.get(resource_id)
+        launched = (
+            state.instances.get(resource_id)
+            or state.requests.get(resource_id)
+            or state.waiting.get(resource_id)
+        )
         return dict(launched.backend.tags.get(resource_id, {})) if launched else {}
 
 

@@ -31,6 +31,8 @@ from dstackd.runner.upload import Terms, Uploader
 STOP_PATIENCE_S = 5.0
 SETTLED_S = 2.0
 TERMS = Terms(threads=2, patience_s=30.0, settled_s=SETTLED_S)
+HURRIES = 2
+"""At once, and for what was still being written then."""
 MISSING_ROUNDS = 2
 """A job may remove a checkpoint and then write it anew: what is gone belongs to the set for so many
 rounds.
@@ -56,7 +58,8 @@ class ArtifactRounds:
         self._terms = terms
         self._wake = threading.Event()
         self._cancelled = threading.Event()
-        self._hurried = False
+        self._hurries = 0
+        """Rounds over all paths that are still to be made without waiting for their time."""
         self._lock = threading.Lock()
         self._started = False
         self._due: dict[str, float] = {}
@@ -78,13 +81,15 @@ class ArtifactRounds:
             self._owed = {file.path for file in self._look(self._declared())}
         with self._lock:
             self._started = True
-            if self._due or self._hurried:
+            if self._due or self._hurries:
                 self._thread.start()
 
     def hurry(self) -> None:
-        """One round at once, over all declared paths: the machine is going away."""
+        """One round at once, over all declared paths, and one for what was being written meanwhile: the
+        machine is going away.
+        """
         with self._lock:
-            self._hurried = True
+            self._hurries = HURRIES
             self._wake.set()
             if self._started and not self._thread.ident and not self._cancelled.is_set():
                 self._thread.start()
@@ -103,11 +108,12 @@ class ArtifactRounds:
         while not self._cancelled.is_set():
             self._wake.wait(self._wait_s())
             self._wake.clear()
-            hurried, self._hurried = self._hurried, False
+            hurried = self._hurries > 0
             now = time.monotonic()
             due = [path for path, at in self._due.items() if at <= now]
             if hurried:
                 due = self._declared()
+                self._hurries -= 1
             if self._cancelled.is_set() or not due:
                 continue
             self._run_round(due)
@@ -120,6 +126,8 @@ class ArtifactRounds:
             self._journal.say(f"artifacts: a round failed: {error}")
 
     def _wait_s(self) -> float | None:
+        if self._hurries:
+            return 0.0 if self._hurries == HURRIES else self._terms.settled_s
         if not self._due:
             return None
         return max(0.0, min(self._due.values()) - time.monotonic())

@@ -1,6 +1,7 @@
 """One attempt at one job on this machine, in order. Law: each step reports before the next begins; a
 step that cannot be done raises StageFailed, and what the log holds by then is sent all the same;
-nothing here waits without a bound but the job itself.
+nothing here waits without a bound but the job itself. What few jobs need is imported where it is needed:
+a zipapp is compiled anew at each start.
 """
 
 from __future__ import annotations
@@ -17,12 +18,10 @@ from dstackd.runner import VERSION
 from dstackd.runner.artifact_rounds import ArtifactRounds
 from dstackd.runner.cgroup import job_memory_bytes, machine_memory_bytes
 from dstackd.runner.confine import Confinement, confine
-from dstackd.runner.container import Container
 from dstackd.runner.control import Watch
 from dstackd.runner.enclosure import Enclosure
 from dstackd.runner.errors import StageFailed
 from dstackd.runner.inbox import fitting
-from dstackd.runner.inputs import restore_attempt, restore_inputs
 from dstackd.runner.job import Outcome, RunningJob, job_environment
 from dstackd.runner.job_log import JobLog
 from dstackd.runner.machine import Machine
@@ -119,19 +118,30 @@ class AttemptLife:
         self, confined: Confinement, secrets: Secrets, *, say: Callable[[str], None]
     ) -> tuple[Enclosure, int | None]:
         """What the commands run in, and the attempt whose artifacts they find. An image comes beside the inputs."""
-        machine, job = self._machine, self._job
-        os.makedirs(machine.job_dir, exist_ok=True)
+        os.makedirs(self._machine.job_dir, exist_ok=True)
         with ThreadPoolExecutor(1) as beside:
             enclosure = beside.submit(self._enclosure, confined, secrets, say)
-            restore_inputs(
-                job,
-                job_dir=machine.job_dir,
-                scratch_dir=machine.base_dir,
-                bucket=machine.bucket,
-                say=say,
-            )
-            previous = restore_attempt(job, job_dir=machine.job_dir, bucket=machine.bucket, say=say)
+            previous = self._restore(say)
             return enclosure.result(), previous
+
+    def _restore(self, say: Callable[[str], None]) -> int | None:
+        """Bring what the job's folder begins with; the attempt whose artifacts are in it."""
+        machine, job = self._machine, self._job
+        if not (job.inputs or job.s3_inputs or job.resume_from):
+            return None
+        from dstackd.runner.inputs import (  # noqa: PLC0415 - few jobs
+            restore_attempt,
+            restore_inputs,
+        )
+
+        restore_inputs(
+            job,
+            job_dir=machine.job_dir,
+            scratch_dir=machine.base_dir,
+            bucket=machine.bucket,
+            say=say,
+        )
+        return restore_attempt(job, job_dir=machine.job_dir, bucket=machine.bucket, say=say)
 
     def _enclosure(
         self, confined: Confinement, secrets: Secrets, say: Callable[[str], None]
@@ -139,6 +149,8 @@ class AttemptLife:
         machine = self._machine
         if self._job.container is None:
             return confined.enclosure()
+        from dstackd.runner.container import Container  # noqa: PLC0415 - few jobs
+
         memory_bytes = machine_memory_bytes()
         container = Container(
             self._job,
@@ -256,7 +268,8 @@ class AttemptLife:
             reporter=machine.reporter,
             journal=machine.journal,
             journal_stream=machine.journal_stream,
-            on_rebalance=self._rounds.hurry,
+            on_warning=self._rounds.hurry,
+            is_well=lambda: self._running is None or self._running.is_well,
             watchdog=machine.watchdog,
             job_id=self._job.job_id,
             attempt=self._job.attempt,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import email.utils
-import json
 import re
 import time
 from collections.abc import Mapping, Sequence
 
+from dstackd import protocol
 from dstackd.runner import sigv4
 from dstackd.runner.credentials import InstanceCredentials
 from dstackd.runner.errors import AwsError, RunnerError, Unreachable
@@ -16,6 +16,9 @@ from dstackd.runner.wire import Answer, Endpoint, Sink
 
 TIMEOUT_S = 30.0
 """Connect, and each read or write: a stalled connection is given up after this."""
+
+ERROR_BYTES_MAX = 65_536
+ERROR_CHARS_MAX = 1_000
 
 _STALE_CREDENTIALS = frozenset(
     {
@@ -148,21 +151,27 @@ def _skew_s(date: str, *, now: float) -> float:
 
 def _error(answer: Answer) -> AwsError:
     """S3 answers in XML, CloudWatch Logs in JSON; a HEAD or a proxy with neither."""
-    text = answer.body.decode("utf-8", "replace")
-    code, message = "", text[:200]
-    if text.lstrip().startswith("{"):
-        value = json.loads(text)
-        code = str(value.get("__type", "")).rpartition("#")[2]
-        message = str(value.get("message") or value.get("Message") or "")
-    else:
-        code, message = _tag(text, "Code"), _tag(text, "Message") or message
+    text = answer.body[:ERROR_BYTES_MAX].decode("utf-8", "replace")
+    code, message = _json_error(text) or (_tag(text, "Code"), _tag(text, "Message"))
     return AwsError(
-        code or f"HTTP{answer.status}",
+        code[:ERROR_CHARS_MAX] or f"HTTP{answer.status}",
         status=answer.status,
-        message=message,
+        message=message[:ERROR_CHARS_MAX] or text[:200],
         date=answer.headers.get("date", ""),
         region=answer.headers.get("x-amz-bucket-region", ""),
     )
+
+
+def _json_error(text: str) -> tuple[str, str] | None:
+    """(code, message); None for what is no JSON object."""
+    try:
+        value = protocol.load_json(text)
+    except ValueError:
+        return None
+    if not isinstance(value, dict):
+        return None
+    code = str(value.get("__type", "")).rpartition("#")[2]
+    return code, str(value.get("message") or value.get("Message") or "")
 
 
 def _tag(text: str, name: str) -> str:

@@ -41,6 +41,7 @@ START = "start"
 STARTED_S = 120.0
 """A large image on a cold disk."""
 REMOVED_S = 60.0
+SIGNALLED_S = 10.0
 _POLL_S = 0.05
 _NOT_STARTED = "0001-01-01"
 """How both engines write that there was no such time."""
@@ -102,7 +103,11 @@ class Container:
             return
         found = engine.inspect("image", self._image)
         if found is None:
-            raise StageFailed(STAGE, f"{self._image} is not on this machine")
+            raise StageFailed(
+                STAGE,
+                f"{self._image} is not on this machine, and {LOCAL_PREFIX} is no registry to ask: "
+                "have the image on the machine, or name its registry",
+            )
         self._image_config = found.get("Config") or {}
 
     def start(
@@ -140,11 +145,17 @@ class Container:
         if not self.lives():
             return
         engine = self._ready_engine()
-        if number != signal.SIGKILL and container_processes.signal_inside(
-            self._first_pid, self._id, number, spare_first=self._has_init
-        ):
-            return
-        engine.run("kill", "--signal", signal.Signals(number).name, self._id)
+        name = signal.Signals(number).name
+        if number != signal.SIGKILL:
+            if container_processes.signal_inside(
+                self._first_pid, self._id, number, spare_first=self._has_init
+            ):
+                return
+            command = container_program.signal_command(name, spare_first=self._has_init)
+            said = engine.run("exec", self._id, "sh", "-c", command, timeout_s=SIGNALLED_S)
+            if said.code == 0:
+                return
+        engine.run("kill", "--signal", name, self._id)
 
     def lives(self) -> bool:
         """See `Enclosure.lives`."""

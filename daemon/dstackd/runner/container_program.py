@@ -71,6 +71,15 @@ def program(command: str, environment: Mapping[str, str]) -> bytes:
     return ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
 
 
+def signal_command(name: str, *, spare_first: bool) -> str:
+    """For a shell beside the others: send the signal to all inside, `name` as SIGTERM. For a machine that
+    does not see them. It fails only where there is no shell.
+    """
+    short = name.removeprefix("SIG")
+    first = "" if spare_first else f"kill -s {short} 1; "
+    return f"{first}{_to_all(short)} || :"
+
+
 def _to_all(signal: str) -> str:
     """To all processes but the first one and the shell; dash wants the two dashes, busybox no dashes."""
     return f"{{ kill -s {signal} -- -1 || kill -s {signal} -1; }}"

@@ -7,7 +7,6 @@ interruption notices"); a notice that is taken back afterwards changes nothing h
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -53,14 +52,14 @@ class Watch:
         reporter: Reporter,
         journal: Journal,
         journal_stream: LogStream,
-        on_rebalance: Callable[[], None] = do_nothing,
+        on_warning: Callable[[], None] = do_nothing,
         is_well: Callable[[], bool] = all_is_well,
         watchdog: Watchdog | None = None,
         job_id: str = "",
         attempt: int = 0,
     ) -> None:
-        """`on_rebalance`: called once, when EC2 expects to reclaim the machine; may take its time, and
-        raise RunnerError or OSError. `is_well`: False when a thread that the job needs has died; there is no heartbeat then.
+        """`on_warning`: called when EC2 expects to reclaim the machine, and when it has announced it; may take
+        its time, and raise RunnerError or OSError. `is_well`: False when a thread that the job needs has died; there is no heartbeat then.
         `job_id`, `attempt`: whose stop is heard; without them, whoever's.
         """
         self._instance_id = instance_id
@@ -71,7 +70,7 @@ class Watch:
         self._reporter = reporter
         self._journal = journal
         self._journal_stream = journal_stream
-        self._on_rebalance = on_rebalance
+        self._on_warning = on_warning
         self._is_well = is_well
         self._watchdog = watchdog
         self._job_id = job_id
@@ -127,6 +126,8 @@ class Watch:
             grace_s=min(self._stop_grace_s, notice.left_s * SEALING_SHARE),
             deadline_s=time.monotonic() + notice.left_s,
         )
+        # Beside the job's grace: most of what there is to save may be there already.
+        self._warn("notice")
         return True
 
     def _look_for_rebalance(self) -> bool:
@@ -138,14 +139,17 @@ class Watch:
             return False
         self._reporter.report(protocol.REBALANCE, read_rebalance(text))
         if self._switch.current() is None:
-            threading.Thread(target=self._use_the_time, name="on rebalance", daemon=True).start()
+            self._warn("rebalance")
         return True
 
-    def _use_the_time(self) -> None:
-        try:
-            self._on_rebalance()
-        except (RunnerError, OSError) as error:
-            self._journal.say(f"on rebalance: {error!r}")
+    def _warn(self, what: str) -> None:
+        def use_the_time() -> None:
+            try:
+                self._on_warning()
+            except (RunnerError, OSError) as error:
+                self._journal.say(f"on {what}: {error!r}")
+
+        threading.Thread(target=use_the_time, name=f"on {what}", daemon=True).start()
 
     def _look_for_word(self) -> bool:
         key = protocol.control_key(self._instance_id)
@@ -162,7 +166,8 @@ class Watch:
     def _is_meant(self, content: bytes) -> bool:
         """The machine may run another job by the time when a word about the one before comes."""
         if not self._job_id:
-            return json.loads(content).get("stop") is not None
+            word = protocol.load_json(content)
+            return isinstance(word, dict) and word.get("stop") is not None
         return protocol.hears_stop(content, job_id=self._job_id, attempt=self._attempt)
 
     def _beat(self) -> bool:

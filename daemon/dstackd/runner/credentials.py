@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import calendar
-import json
 import threading
 import time
 
+from dstackd import protocol
 from dstackd.runner.errors import Unreachable
 from dstackd.runner.imds import Imds
 from dstackd.runner.sigv4 import Credentials
@@ -45,10 +45,10 @@ class InstanceCredentials:
         now = time.time()
         try:
             role = self._imds.require(ROLE_PATH).split()[0]
-            value = json.loads(self._imds.require(ROLE_PATH + role))
+            value = protocol.load_json(self._imds.require(ROLE_PATH + role))
             expires_at = parse_utc(value["Expiration"])
             fresh = Credentials(value["AccessKeyId"], value["SecretAccessKey"], value["Token"])
-        except (Unreachable, ValueError, KeyError, IndexError) as error:
+        except (Unreachable, ValueError, TypeError, LookupError) as error:
             if self._current is None or now >= self._end_at:
                 raise Unreachable(f"no role credentials: {error}") from error
             self._renew_at = now + RENEW_AGAIN_S

@@ -37,7 +37,7 @@ class Imds:
             return None
         if answer.status != _OK:
             raise Unreachable(f"metadata {path}: HTTP {answer.status}")
-        return answer.body.decode()
+        return answer.body.decode("utf-8", "replace")
 
     def require(self, path: str) -> str:
         """Text at /latest/`path`. Raises Unreachable, also when it is not there (yet)."""
@@ -68,7 +68,7 @@ class Imds:
         )
         if answer.status != _OK:
             raise Unreachable(f"metadata token: HTTP {answer.status}")
-        return answer.body.decode()
+        return answer.body.decode("utf-8", "replace")
 
     def _forget_token(self) -> None:
         with self._lock:

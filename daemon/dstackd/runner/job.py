@@ -130,6 +130,11 @@ class RunningJob:
         self._reaper = threading.Thread(target=self._reap, name="reaper", daemon=True)
         self._reaper.start()
 
+    @property
+    def is_well(self) -> bool:
+        """Whether the end of the commands would be noticed, or has been."""
+        return self._exit_code is not None or self._reaper.is_alive()
+
     def wait(self) -> Outcome:
         """Until the commands ended, or were ended; nothing of them is left then."""
         while not self._is_over():

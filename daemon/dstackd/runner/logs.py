@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+from dstackd import protocol
 from dstackd.runner.aws import AwsApi
 from dstackd.runner.credentials import InstanceCredentials
-from dstackd.runner.errors import AwsError
+from dstackd.runner.errors import AwsError, Unreachable
 from dstackd.runner.s3 import partition_domain
 
 Event = tuple[int, str]
@@ -56,7 +57,12 @@ class LogStream:
             body=body,
             patience_s=patience_s,
         )
-        value: dict[str, object] = json.loads(answer.body or b"{}")
+        try:
+            value = protocol.load_json(answer.body or b"{}")
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise Unreachable(f"{operation}: an answer that is no JSON object")
         return value
 
 

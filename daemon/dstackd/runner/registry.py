@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from dstackd import protocol
 from dstackd.runner.aws import AwsApi
 from dstackd.runner.credentials import InstanceCredentials
 from dstackd.runner.engine import STAGE, Engine, Said, last_words
@@ -99,7 +100,7 @@ def ecr_login(
             body=b"{}",
             patience_s=ECR_PATIENCE_S,
         )
-        token = json.loads(answer.body)["authorizationData"][0]["authorizationToken"]
+        token = protocol.load_json(answer.body)["authorizationData"][0]["authorizationToken"]
         username, _, password = base64.b64decode(token).decode().partition(":")
     except RunnerError as error:
         raise StageFailed(STAGE, f"no login for {registry_of(image)}: {error}") from error

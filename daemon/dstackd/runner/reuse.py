@@ -139,7 +139,7 @@ class Idling:
         rebalance, silence. `document` is the last job's.
         """
         leaves = threading.Event()
-        watch = _idle_watch(machine, on_rebalance=leaves.set)
+        watch = _idle_watch(machine, on_warning=leaves.set)
         watch.start(document)
         try:
             return wait_for_job(
@@ -158,7 +158,7 @@ class Idling:
             watch.stop()
 
 
-def _idle_watch(machine: Machine, *, on_rebalance: Callable[[], None]) -> Watch:
+def _idle_watch(machine: Machine, *, on_warning: Callable[[], None]) -> Watch:
     return Watch(
         instance_id=machine.identity.instance_id,
         stop_grace_s=0.0,
@@ -168,7 +168,7 @@ def _idle_watch(machine: Machine, *, on_rebalance: Callable[[], None]) -> Watch:
         reporter=machine.reporter,
         journal=machine.journal,
         journal_stream=machine.journal_stream,
-        on_rebalance=on_rebalance,
+        on_warning=on_warning,
         watchdog=machine.watchdog,
         job_id="-",
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from dstackd.runner.aws import AwsApi
 from dstackd.runner.credentials import InstanceCredentials
-from dstackd.runner.errors import AwsError
+from dstackd.runner.errors import AwsError, Unreachable
 from dstackd.runner.pace import Deadline, backoff_s
 from dstackd.runner.sigv4 import PAYLOAD_HEADER, encode_path
 from dstackd.runner.wire import Sink
@@ -95,7 +95,10 @@ class Bucket:
     def head(self, key: str, *, patience_s: float) -> ObjectHead:
         """Size, ETag and metadata. AwsError with status 404 when it is not there."""
         headers = self._api.call("HEAD", self._path(key), patience_s=patience_s).headers
-        return ObjectHead(int(headers["content-length"]), headers.get("etag", ""), headers)
+        size = headers.get("content-length", "")
+        if not size.isdecimal():
+            raise Unreachable(f"HEAD {key}: an answer without the object's size")
+        return ObjectHead(int(size), headers.get("etag", ""), headers)
 
     def download(
         self,
@@ -134,7 +137,11 @@ class Bucket:
             headers={"x-amz-checksum-algorithm": "SHA256", **(headers or {})},
             patience_s=patience_s,
         )
-        return answer.body.decode().partition("<UploadId>")[2].partition("</UploadId>")[0]
+        upload_id = answer.body.decode("utf-8", "replace").partition("<UploadId>")[2]
+        upload_id, found, _ = upload_id.partition("</UploadId>")
+        if not found:
+            raise Unreachable(f"POST {key}: an answer without the upload's id")
+        return upload_id
 
     def put_part(
         self,
@@ -155,6 +162,8 @@ class Bucket:
             body=body,
             patience_s=patience_s,
         )
+        if "etag" not in answer.headers:
+            raise Unreachable(f"PUT {key}: an answer without an ETag")
         return answer.headers["etag"]
 
     def complete_multipart(

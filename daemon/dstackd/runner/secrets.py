@@ -142,7 +142,7 @@ class _Unusable(Exception):
 
 def _fields(body: bytes) -> dict[str, object]:
     try:
-        value = json.loads(body)
+        value = protocol.load_json(body)
     except ValueError:
         _refuse("the answer is not JSON")
     if not isinstance(value, dict):

@@ -8,10 +8,12 @@ reads that much more, so that after a crash the disk holds all that was not sent
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Sequence
-from typing import BinaryIO
+from contextlib import suppress
 
 SEGMENT_BYTES = 16 * 1024 * 1024
+READ_BYTES = 262_144
 
 
 class Spool:
@@ -25,7 +27,10 @@ class Spool:
         self._write_fd = self._create(0)
         self._written_bytes = 0
         self._read_number = 0
-        self._reader: BinaryIO = open(self._path(0), "rb")  # noqa: SIM115 - lives as long as this
+        self._read_fd = os.open(self._path(0), os.O_RDONLY)
+        self._read_bytes = 0
+        self._ready: deque[bytes] = deque()
+        self._closed = False
 
     def append(self, records: Sequence[bytes]) -> bool:
         """Write the records, all or none; False when the disk does not take them."""
@@ -33,34 +38,51 @@ class Spool:
         try:
             if self._written_bytes >= self._segment_bytes:
                 self._roll()
-            written = os.write(self._write_fd, chunk)
+            written = 0
             while written < len(chunk):
-                written += os.write(self._write_fd, chunk[written:])
+                at = self._written_bytes + written
+                written += os.pwrite(self._write_fd, chunk[written:], at)
         except OSError:
-            os.ftruncate(self._write_fd, self._written_bytes)
+            # Only for who reads after a crash: what comes next is written over it.
+            with suppress(OSError):
+                os.ftruncate(self._write_fd, self._written_bytes)
             return False
         self._written_bytes += len(chunk)
         return True
 
     def read(self) -> bytes | None:
         """The next record; None when all have been read for now."""
-        while True:
-            # In this order: what was rolled meanwhile has been written to its end.
-            last = self._read_number == self._write_number
-            start = self._reader.tell()
-            record = self._reader.readline()
-            if record.endswith(b"\n"):
-                return record[:-1]
-            self._reader.seek(start)
-            if last:
-                return None
-            self._next_segment()
+        if not self._ready:
+            self._read_more()
+        return self._ready.popleft() if self._ready else None
 
     def close(self) -> None:
         """Close the files; they stay, and nothing can be appended or read any more."""
-        if not self._reader.closed:
+        if not self._closed:
+            self._closed = True
             os.close(self._write_fd)
-            self._reader.close()
+            os.close(self._read_fd)
+
+    def _read_more(self) -> None:
+        """Some records, if there are any. What an append has not come to the end of may be taken back."""
+        while True:
+            # In this order: what was rolled meanwhile has been written to its end.
+            last = self._read_number == self._write_number
+            end = self._written_bytes if last else os.fstat(self._read_fd).st_size
+            if self._read_bytes < end:
+                self._take(end - self._read_bytes)
+                return
+            if last:
+                return
+            self._next_segment()
+
+    def _take(self, size_bytes: int) -> None:
+        chunk = os.pread(self._read_fd, min(size_bytes, READ_BYTES), self._read_bytes)
+        if b"\n" not in chunk:  # a record that is longer
+            chunk = os.pread(self._read_fd, size_bytes, self._read_bytes)
+        whole = chunk[: chunk.rfind(b"\n") + 1]
+        self._read_bytes += len(whole)
+        self._ready.extend(whole.split(b"\n")[:-1])
 
     def _roll(self) -> None:
         number = self._write_number + 1
@@ -71,15 +93,16 @@ class Spool:
         os.close(old)
 
     def _next_segment(self) -> None:
-        self._reader.close()
+        os.close(self._read_fd)
         if self._read_number > 0:
             os.unlink(self._path(self._read_number - 1))
         self._read_number += 1
-        self._reader = open(self._path(self._read_number), "rb")  # noqa: SIM115 - see above
+        self._read_fd = os.open(self._path(self._read_number), os.O_RDONLY)
+        self._read_bytes = 0
 
     def _create(self, number: int) -> int:
         # O_CLOEXEC is Python's default: the job does not get the file.
-        return os.open(self._path(number), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        return os.open(self._path(number), os.O_WRONLY | os.O_CREAT, 0o600)
 
     def _path(self, number: int) -> str:
         return os.path.join(self._folder, f"{number:06d}.log")

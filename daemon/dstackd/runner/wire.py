@@ -15,8 +15,13 @@ from typing import Protocol, Union
 from urllib.parse import urlsplit
 
 from dstackd.runner.errors import NoRoom, Unreachable
+from dstackd.runner.pace import Deadline
 
 CHUNK_BYTES = 262_144
+BODY_BYTES_MAX = 256 * 1024 * 1024
+"""Of an answer that is kept in memory: a launch document with many large jobs."""
+WHOLE_TIMEOUTS = 4
+"""So many times the time-out of one read, for a body that is kept in memory."""
 
 Connection = Union[http.client.HTTPConnection, http.client.HTTPSConnection]
 
@@ -76,9 +81,10 @@ class Endpoint:
                 # The other side may close an idle connection at any moment; that is no failure.
                 connection.close()
                 response = _send(connection, method, target, headers, body)
-            answer = _receive(response, sink)
+            answer = _receive(response, sink, within_s=WHOLE_TIMEOUTS * self._timeout_s)
             done = True
-        except (http.client.HTTPException, OSError) as error:
+        # ValueError: http.client's own of a header or a length that is none.
+        except (http.client.HTTPException, OSError, ValueError) as error:
             raise Unreachable(f"{method} {self.host}: {error!r}") from error
         finally:
             self._give_back(connection, usable=done)
@@ -114,14 +120,31 @@ def _send(
     return connection.getresponse()
 
 
-def _receive(response: http.client.HTTPResponse, sink: Sink | None) -> Answer:
+def _receive(response: http.client.HTTPResponse, sink: Sink | None, *, within_s: float) -> Answer:
     body = b""
     if sink is None or not 200 <= response.status < 300:  # noqa: PLR2004 - HTTP
-        body = response.read()
+        body = _read_whole(response, Deadline(within_s))
     else:
         _pour(response, sink)
     headers = {name.lower(): value for name, value in response.getheaders()}
     return Answer(response.status, headers, body)
+
+
+def _read_whole(response: http.client.HTTPResponse, deadline: Deadline) -> bytes:
+    """The body, which has a bound, and so has the time that it may take: one that comes byte by byte meets no other."""
+    expected = response.length
+    chunks: list[bytes] = []
+    size = 0
+    while chunk := response.read1(CHUNK_BYTES):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > BODY_BYTES_MAX:
+            raise http.client.HTTPException(f"a body of more than {BODY_BYTES_MAX} bytes")
+        if deadline.left_s() == 0:
+            raise TimeoutError("the body has not come to its end")
+    if expected is not None and size != expected:
+        raise http.client.IncompleteRead(b"", expected - size)
+    return b"".join(chunks)
 
 
 def _pour(response: http.client.HTTPResponse, sink: Sink) -> None:

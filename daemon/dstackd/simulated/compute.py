@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from dstackd.core.instance import InstanceState, Market, Snapshot
 from dstackd.core.launching import Image, Launched, LaunchRequest
 from dstackd.core.offering import InstanceType, Subnet
+from dstackd.core.orphan import RequestState, SpotRequest, Stranger
 from dstackd.errors import BlockScope, CapacityShortage, InvalidRequest, LaunchOver
 from dstackd.ports import Clock, Compute
-from dstackd.protocol import TAG_BUCKET, TAG_OWNER
+from dstackd.protocol import TAG_BUCKET, TAG_LAUNCH, TAG_OWNER
 from dstackd.simulated import places
 from dstackd.simulated.faults import Faults
 from dstackd.simulated.gate import Gate
@@ -34,6 +35,18 @@ class Account:
         default_factory=dict
     )
     """By client token and zone: EC2's idempotency is zonal (EC2 API reference, Ensuring idempotency)."""
+    waiting: dict[str, Waiting] = field(default_factory=dict)
+    """Spot requests that a shortage has left open, by id; those of machines are told by their machines."""
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A spot request without a machine."""
+
+    id: str
+    request: LaunchRequest
+    created_at_ms: int
+    state: RequestState = RequestState.OPEN
 
 
 class SimulatedCompute:
@@ -82,6 +95,41 @@ class SimulatedCompute:
                 if machine.reclaimed and self._is_ours(machine)
             )
 
+    async def open_requests(self) -> tuple[SpotRequest, ...]:
+        """See `ports.Compute`."""
+        with self._gate.call("DescribeSpotInstanceRequests"):
+            return tuple(
+                SpotRequest(
+                    each.id,
+                    each.state,
+                    dict(each.request.tags).get(TAG_LAUNCH, ""),
+                    each.created_at_ms,
+                    "capacity-not-available",
+                )
+                for each in self._account.waiting.values()
+                if each.state is RequestState.OPEN and self._has_our_tags(each.request)
+            )
+
+    async def cancel_requests(self, request_ids: Sequence[str]) -> None:
+        """See `ports.Compute`."""
+        with self._gate.call("CancelSpotInstanceRequests"):
+            for request_id in request_ids:
+                waiting = self._account.waiting.get(request_id)
+                if waiting is not None and waiting.state is RequestState.OPEN:
+                    waiting.state = RequestState.CANCELLED
+
+    async def strangers(self) -> tuple[Stranger, ...]:
+        """See `ports.Compute`."""
+        with self._gate.call("DescribeInstances"):
+            return tuple(
+                Stranger(dict(machine.request.tags).get(TAG_OWNER, ""), machine.described())
+                for machine in self._account.machines.values()
+                if dict(machine.request.tags).get(TAG_BUCKET) == self._tags[0]
+                and not self._is_ours(machine)
+                and machine.state is not InstanceState.TERMINATED
+                and self._is_visible(machine)
+            )
+
     async def launch(self, request: LaunchRequest) -> tuple[Launched, ...]:
         """See `ports.Compute`."""
         with self._gate.call("RunInstances"):
@@ -104,6 +152,7 @@ class SimulatedCompute:
             return tuple(_launched(machine) for machine in machines)
 
     def _start_machines(self, request: LaunchRequest) -> list[SimulatedMachine]:
+        self._check_quota(request)
         alive = Counter(
             f"{machine.request.instance_type}|{machine.request.zone}|{machine.request.market}"
             for machine in self._account.machines.values()
@@ -112,6 +161,7 @@ class SimulatedCompute:
         room = self._faults.room(request.instance_type, request.zone, request.market, alive)
         count = request.count if room is None else min(request.count, room)
         if count == 0:
+            self._leave_open(request)
             raise CapacityShortage(
                 "InsufficientInstanceCapacity",
                 f"no {request.instance_type} in {request.zone} now",
@@ -122,6 +172,43 @@ class SimulatedCompute:
         machines = [self._start(request, index) for index in range(count)]
         self._account.machines |= {machine.instance_id: machine for machine in machines}
         return machines
+
+    def _check_quota(self, request: LaunchRequest) -> None:
+        limit = self._faults.quota_vcpus
+        if limit is None:
+            return
+        vcpus = {each.name: each.cpu for each in places.TYPES}
+        used = sum(
+            vcpus[machine.request.instance_type]
+            for machine in self._account.machines.values()
+            if machine.alive and machine.request.market is request.market
+        )
+        if used + request.count * vcpus[request.instance_type] > limit:
+            raise CapacityShortage(
+                "VcpuLimitExceeded",
+                f"You have requested more vCPU capacity than your current vCPU limit of {limit} allows",
+                operation="RunInstances",
+                scope=BlockScope.QUOTA,
+                block_s=SHORTAGE_BLOCK_S,
+                limit_vcpus=limit,
+            )
+
+    def _leave_open(self, request: LaunchRequest) -> None:
+        faults = self._faults
+        if request.market is not Market.SPOT or faults.left_open <= 0:
+            return
+        faults.left_open -= 1
+        number = len(self._account.waiting)
+        waiting = Waiting(f"sir-open{number:04d}", request, self._timeline.now_ms)
+        self._account.waiting[waiting.id] = waiting
+        if faults.fulfilled_after_s is not None:
+            self._timeline.after(faults.fulfilled_after_s, lambda: self._fulfil(waiting))
+
+    def _fulfil(self, waiting: Waiting) -> None:
+        if waiting.state is RequestState.OPEN:
+            waiting.state = RequestState.ACTIVE
+            machine = self._start(waiting.request, 0)
+            self._account.machines[machine.instance_id] = machine
 
     async def terminate(self, instance_ids: Sequence[str]) -> None:
         """See `ports.Compute`."""
@@ -159,7 +246,10 @@ class SimulatedCompute:
             return places.image(architecture, gpu=gpu)
 
     def _is_ours(self, machine: SimulatedMachine) -> bool:
-        tags = dict(machine.request.tags)
+        return self._has_our_tags(machine.request)
+
+    def _has_our_tags(self, request: LaunchRequest) -> bool:
+        tags = dict(request.tags)
         return (tags.get(TAG_BUCKET), tags.get(TAG_OWNER)) == self._tags
 
     def _is_visible(self, machine: SimulatedMachine) -> bool:

@@ -58,6 +58,8 @@ class Faults:
 
     capacity: dict[str, int] = field(default_factory=dict)
     """`type|zone|market`, each may hold `*` and `?` -> instances that may be alive at once."""
+    quota_vcpus: int | None = None
+    """vCPUs of the account's machines of one market together; None: no limit. A launch that goes beyond gets nothing."""
     throttle: Counter[str] = field(default_factory=Counter)
     """Not done: Throttled."""
     deny: Counter[str] = field(default_factory=Counter)
@@ -80,6 +82,12 @@ class Faults:
     terminated_visible_s: float = 3600.0
     notice_s: float = 120.0
     """From the spot notice to the end."""
+    left_open: int = 0
+    """How many of the next shortages on the spot market leave a spot request behind that waits."""
+    fulfilled_after_s: float | None = None
+    """When such a request becomes a machine that no launch knows; None: it waits for ever."""
+    machine_skew_s: float = 0.0
+    """How far machines' clocks are off at most, ahead of the true time or behind it."""
     log_lag_s: float = 1.0
     """From a line to the moment a sweep shows it."""
     log_page_events: int = 100

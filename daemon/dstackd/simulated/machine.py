@@ -138,6 +138,11 @@ class SimulatedMachine:
         """From now on it says nothing and does nothing; EC2 shows it running."""
         self.runner_up = self._running = False
 
+    def break_down(self) -> None:
+        """The runner dies: what is around it says so, and ends the machine."""
+        if self.runner_up and self.alive:
+            self._fail("internal", "the runner died")
+
     def _come_up(self) -> None:
         if self.state is InstanceState.PENDING:
             self.state = InstanceState.RUNNING
@@ -214,7 +219,15 @@ class SimulatedMachine:
         text = f"line {self._lines}"
         self._bytes += len(text)
         message = protocol.encode_log_line(LogLine(self._lines, "stdout", text))
-        self._around.logs.write(protocol.log_stream(self.job.job_id, self.job.attempt), message)
+        self._around.logs.write(
+            protocol.log_stream(self.job.job_id, self.job.attempt), message, at_ms=self._clock_ms()
+        )
+
+    def _clock_ms(self) -> int:
+        """What its clock shows: off by a share of the most that is its own."""
+        share = int(self.instance_id[2:8], 16) / 0x7FFFFF - 1
+        off_ms = int(self._around.faults.machine_skew_s * 1000 * share)
+        return self._around.timeline.now_ms + off_ms
 
     def _stop(self, cause: str) -> None:
         if self._script.deaf and cause != "timed_out":
@@ -302,9 +315,10 @@ class SimulatedMachine:
 
     def _hear(self) -> None:
         content = self._around.bucket.load(protocol.control_key(self.instance_id))
-        if self.runner_up and content is not None and self.job is not None:
-            if protocol.hears_stop(content, job_id=self.job.job_id, attempt=self.job.attempt):
-                self._stop("stopped")
+        if not self.runner_up or content is None or self.job is None:
+            return
+        if protocol.hears_stop(content, job_id=self.job.job_id, attempt=self.job.attempt):
+            self._stop("stopped")
 
     def _report(self, kind: str, *fields: str) -> None:
         self._reports += 1

@@ -63,9 +63,7 @@ async def release(connection: AsyncConnection, releases: Sequence[Release], *, n
         # Also of a machine that has gone meanwhile: it has written this decision into the bucket.
         counted = await connection.execute(
             update(MACHINE)
-            .where(
-                MACHINE.c.instance_id == each.instance_id, MACHINE.c.idle_number < each.number
-            )
+            .where(MACHINE.c.instance_id == each.instance_id, MACHINE.c.idle_number < each.number)
             .values(idle_number=each.number)
         )
         if not counted.rowcount:

@@ -99,6 +99,15 @@ async def record(
     return receipts
 
 
+async def is_any_claimed(connection: AsyncConnection, events: Sequence[InboxEvent]) -> bool:
+    """Whether `record` would write something of these. Reads only."""
+    known = await _attempts(connection, events)
+    return any(
+        not isinstance(_find(event, known), Receipt) and _changes(event, 0) is not None
+        for event in events
+    )
+
+
 _LEAVES = frozenset({protocol.NOTICE, protocol.REBALANCE, protocol.FAILED})
 """After these a machine takes no further job."""
 
@@ -135,7 +144,8 @@ async def _attempts(
                     ATTEMPT.c.instance_id.in_(machines[start : start + IDS_MAX]),
                 )
             )
-            .order_by(ATTEMPT.c.released_at_ms.is_(None))  # a machine stands for the attempt that has it
+            # The last one wins: a machine stands for the attempt that has it.
+            .order_by(ATTEMPT.c.released_at_ms.is_(None))
         )
         for row in await connection.execute(statement):
             known[row.job_id, row.number] = row

@@ -63,10 +63,17 @@ async def anything_live(connection: AsyncConnection) -> bool:
     """Whether a machine of ours may exist or may have left word: one not seen gone, an attempt that is not over (its
     machine may have gone already, with its last word in the bucket), or a launch without an answer.
     """
-    machine = exists().where(MACHINE.c.gone_at_ms.is_(None))
-    attempt = exists().where(ATTEMPT.c.ended_at_ms.is_(None))
-    launch = exists().where(LAUNCH.c.state == "intended")
-    return bool((await connection.execute(select(or_(machine, attempt, launch)))).scalar_one())
+    return bool((await connection.execute(_ANYTHING_LIVE)).scalar_one())
+
+
+_ANYTHING_LIVE = select(
+    or_(
+        exists().where(MACHINE.c.gone_at_ms.is_(None)),
+        exists().where(ATTEMPT.c.ended_at_ms.is_(None)),
+        exists().where(LAUNCH.c.state == "intended"),
+    )
+)
+"""Asked several times a second: made once."""
 
 
 async def unnoticed_spot_machines(connection: AsyncConnection) -> frozenset[str]:
@@ -124,7 +131,7 @@ async def save_absent(
 async def adopt_orphan(
     connection: AsyncConnection, instance: Instance, *, backend: str, now_ms: int
 ) -> None:
-    """Give a machine that the table does not know a row and an event, before it is terminated."""
+    """Give a machine that the table does not know a row, and an event, before it is terminated; nobody needs it from now on."""
     known = await connection.execute(
         select(MACHINE.c.instance_id).where(MACHINE.c.instance_id == instance.instance_id)
     )
@@ -145,6 +152,13 @@ async def adopt_orphan(
                 launched_at_ms=instance.launched_at_ms,
             )
         )
+    await connection.execute(
+        update(MACHINE)
+        .where(
+            MACHINE.c.instance_id == instance.instance_id, MACHINE.c.leaving_since_ms.is_(None)
+        )
+        .values(leaving_since_ms=now_ms)
+    )
     message = f"{instance.instance_id} (launch {instance.launch_id or '?'}) has no live attempt; terminating it"
     await add_events(connection, [{"at_ms": now_ms, "kind": "orphan", "message": message}])
 

@@ -14,20 +14,22 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd.errors import StorageFailed
 from dstackd.store.idle import idle_and_free
+from dstackd.store.reaping import long_leaving
 from dstackd.store.tables import ATTEMPT, EVENT, JOB, MACHINE
 
 DATABASE_ERRORS = (SQLAlchemyError, OSError, StorageFailed)
 """What a read raises when the database is broken, gone or locked (OSError: PostgreSQL's host does not answer)."""
 
 _HIDDEN = frozenset({"version", "next_visit_at_ms", "inputs_digest"})
-_JOB_COLUMNS = [column for column in JOB.c if column.name not in _HIDDEN]
+JOB_COLUMNS = [column for column in JOB.c if column.name not in _HIDDEN]
+"""What of a job is shown."""
 
 
 async def list_jobs(
     connection: AsyncConnection, *, active_only: bool, count_max: int, before_seq: int | None = None
 ) -> list[dict[str, Any]]:
     """Jobs, newest first, without their specs; `before_seq` continues an earlier page."""
-    columns = [column for column in _JOB_COLUMNS if column.name != "spec"]
+    columns = [column for column in JOB_COLUMNS if column.name != "spec"]
     statement = (
         select(*columns, ATTEMPT.c.market, ATTEMPT.c.instance_type, ATTEMPT.c.instance_id)
         .join(
@@ -57,7 +59,7 @@ async def find_job(connection: AsyncConnection, name: str) -> list[dict[str, Any
         begins & JOB.c.array_parent.is_not(None),
     ):
         rows = await connection.execute(
-            select(*_JOB_COLUMNS).where(condition).order_by(JOB.c.seq).limit(2)
+            select(*JOB_COLUMNS).where(condition).order_by(JOB.c.seq).limit(2)
         )
         if found := [dict(row._mapping) for row in rows]:  # noqa: SLF001 - as above
             return found
@@ -102,7 +104,7 @@ async def insert_job(
     return str((await connection.execute(statement, given)).scalar_one())
 
 
-async def counts(connection: AsyncConnection) -> dict[str, Any]:
+async def counts(connection: AsyncConnection, *, now_ms: int) -> dict[str, Any]:
     """Figures for monitoring: jobs by phase (unfinished and finished), oldest waiting job, live machines."""
     phases = await connection.execute(select(JOB.c.phase, func.count()).group_by(JOB.c.phase))
     waiting = await connection.execute(
@@ -116,11 +118,21 @@ async def counts(connection: AsyncConnection) -> dict[str, Any]:
     idle = await connection.execute(
         select(func.count()).select_from(MACHINE).where(idle_and_free())
     )
+    stuck = await connection.execute(
+        select(func.count()).select_from(MACHINE).where(long_leaving(now_ms))
+    )
+    usd_h = await connection.execute(
+        select(func.coalesce(func.sum(MACHINE.c.price_usd_h), 0.0)).where(
+            MACHINE.c.gone_at_ms.is_(None), MACHINE.c.state != "shutting-down"
+        )
+    )
     return {
         "jobs": {row[0]: row[1] for row in phases},
         "oldest_waiting_at_ms": waiting.scalar_one_or_none(),
         "machines": [(state, market, count) for state, market, count in machines],
         "idle_machines": idle.scalar_one(),
+        "stuck_machines": stuck.scalar_one(),
+        "usd_h": float(usd_h.scalar_one()),
     }
 
 

@@ -100,6 +100,8 @@ class MachineRow(SQLModel, table=True):
     idle_until_ms: int | None = Field(sa_type=BigInteger)
     idle_job_id: str | None
     idle_attempt: int | None
+    leaving_since_ms: int | None = Field(sa_type=BigInteger)
+    stuck_at_ms: int | None = Field(sa_type=BigInteger)
 
 
 class AttemptRow(SQLModel, table=True):

@@ -98,7 +98,9 @@ def _idle(now_ms: int, day_ms: int | None) -> Select[Any]:
         )
         .select_from(MACHINE)
         .join(JOB, JOB.c.id == MACHINE.c.idle_job_id)
-        .join(ATTEMPT, (ATTEMPT.c.job_id == JOB.c.id) & (ATTEMPT.c.number == MACHINE.c.idle_attempt))
+        .join(
+            ATTEMPT, (ATTEMPT.c.job_id == JOB.c.id) & (ATTEMPT.c.number == MACHINE.c.idle_attempt)
+        )
         .where(idle_and_free())
         .group_by(JOB.c.project)
     )

@@ -6,17 +6,18 @@ implementation; what moto gets wrong about the result is repaired before the ans
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 from moto.core.responses import ActionResult
+from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.responses.instances import InstanceResponse
 from moto.ec2.utils import random_spot_request_id
 
 from dstackd.local.corrections.errors import refuse
 from dstackd.local.corrections.launch_checks import asked_profile, refuse_bad_launch
-from dstackd.local.corrections.state import CloudState, Launched, SpotRequest
+from dstackd.local.corrections.state import CloudState, Launched, SpotRequest, Waiting
 
 _TOKEN_LIMIT = 64
 
@@ -76,7 +77,11 @@ class Launches:
             past = self._past.get(key) if request.token else None
             if past is not None:
                 return _repeat(past, request)
-            count = self._count(request, response.ec2_backend)
+            try:
+                count = self._count(request, response.ec2_backend)
+            except EC2ClientError:
+                self._leave_open(response, request)
+                raise
             reservation = _launch_in_moto(response, count)
             launched = self._record(response, request, reservation, profile)
             if request.token:
@@ -105,6 +110,32 @@ class Launches:
         if room < request.least:
             raise _no_capacity(request)
         return room
+
+    def _leave_open(self, response: InstanceResponse, request: _Request) -> None:
+        """As the knob says: the call fails, and a request of it waits all the same, with the tags of the call."""
+        state = self._state
+        if request.market != "spot" or state.faults.left_open_requests < 1:
+            return
+        left = state.faults.left_open_requests - 1
+        state.faults = replace(state.faults, left_open_requests=left)
+        now = state.now()
+        waiting = SpotRequest(
+            id=random_spot_request_id(),
+            instance_id="",
+            zone=request.zone,
+            max_price="",
+            created_at=now,
+            updated_at=now,
+            state="open",
+            code="capacity-not-available",
+        )
+        backend = response.ec2_backend
+        state.waiting[waiting.id] = Waiting(
+            waiting, backend, next(state.sequence), request.instance_type
+        )
+        tags = response._parse_tag_specification().get("spot-instances-request", {})
+        if tags:
+            backend.create_tags([waiting.id], tags)
 
     def _record(
         self, response: InstanceResponse, request: _Request, reservation: Any, profile: Any

@@ -1,10 +1,12 @@
 """DescribeSpotInstanceRequests, CancelSpotInstanceRequests and a reclaim.
 
-Law: records exist for instances that RunInstances launched with InstanceMarketOptions spot.
+Law: records exist for instances that RunInstances launched with InstanceMarketOptions spot, and for
+requests that a launch without capacity has left open (`left_open_requests`).
 RequestSpotInstances and fleets are left as moto has them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,19 +18,31 @@ from dstackd.local.corrections.errors import refuse
 from dstackd.local.corrections.selection import keep, page, page_size
 from dstackd.local.corrections.state import CloudState, Launched, SpotRequest
 
-_Record = tuple[Launched, SpotRequest]
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """A request, and its instance if it has one."""
+
+    request: SpotRequest
+    backend: Any
+    sequence: int
+    instance_type: str
+    launched: Launched | None = None
+
 
 _FILTERS: Mapping[str, Callable[[_Record], str | None]] = {
-    "instance-id": lambda record: record[0].id,
-    "launched-availability-zone": lambda record: record[1].zone,
-    "launch.instance-type": lambda record: record[0].instance.instance_type,
-    "spot-instance-request-id": lambda record: record[1].id,
-    "state": lambda record: record[1].state,
-    "status-code": lambda record: record[1].code,
+    "instance-id": lambda record: record.request.instance_id or None,
+    "launched-availability-zone": lambda record: record.request.zone if record.launched else None,
+    "launch.instance-type": lambda record: record.instance_type,
+    "spot-instance-request-id": lambda record: record.request.id,
+    "state": lambda record: record.request.state,
+    "status-code": lambda record: record.request.code,
     "type": lambda _record: "one-time",
 }
 # AWS, "Spot Instance request status": the texts shown with the codes.
 _MESSAGES = {
+    "canceled-before-fulfillment": "Your Spot request is canceled before it was fulfilled.",
+    "capacity-not-available": "There is no Spot capacity available that matches your request.",
     "fulfilled": "Your Spot request is fulfilled.",
     "instance-terminated-by-user": "Spot Instance terminated due to user-initiated termination.",
     "instance-terminated-no-capacity": (
@@ -37,6 +51,13 @@ _MESSAGES = {
     "request-canceled-and-instance-running": (
         "Your Spot request is canceled, but your instance is still running."
     ),
+}
+
+
+# AWS, "Spot Instance request status": the codes of a cancelled request, by the state that it was in.
+_CANCELLED = {
+    "active": "request-canceled-and-instance-running",
+    "open": "canceled-before-fulfillment",
 }
 
 
@@ -69,7 +90,7 @@ def _describe(response: SpotInstances, state: CloudState) -> ActionResult:
         kept = keep(wanted, filters, getters=_FILTERS, tags=_tags)
         shown, token = page(
             kept,
-            key=lambda record: f"{record[0].sequence:012d}",
+            key=lambda record: f"{record.sequence:012d}",
             size=size,
             token=response._get_param("NextToken"),
         )
@@ -83,11 +104,11 @@ def _cancel(response: SpotInstances, state: CloudState) -> ActionResult:
     response.error_on_dryrun()
     with state.lock:
         records = _visible(state, response.ec2_backend)
-        requests = [_get(records, one)[1] for one in ids]
+        requests = [_get(records, one).request for one in ids]
         for request in requests:
-            if request.state == "active":
+            if request.state in _CANCELLED:
+                request.code = _CANCELLED[request.state]
                 request.state = "cancelled"
-                request.code = "request-canceled-and-instance-running"
                 request.updated_at = request.ended_at = state.now()
         answer = [{"SpotInstanceRequestId": one.id, "State": one.state} for one in requests]
     return ActionResult({"CancelledSpotInstanceRequests": answer})
@@ -104,7 +125,15 @@ def _visible(state: CloudState, backend: Any) -> dict[str, _Record]:
         if request is None or (request.ended_at or now) < gone:
             del state.requests[request_id]
         elif launched.backend is backend and request.created_at <= known:
-            records[request_id] = (launched, request)
+            kind = str(launched.instance.instance_type)
+            records[request_id] = _Record(request, backend, launched.sequence, kind, launched)
+    for request_id, waiting in list(state.waiting.items()):
+        if (waiting.request.ended_at or now) < gone:
+            del state.waiting[request_id]
+        elif waiting.backend is backend and waiting.request.created_at <= known:
+            records[request_id] = _Record(
+                waiting.request, backend, waiting.sequence, waiting.instance_type
+            )
     return records
 
 
@@ -131,23 +160,15 @@ def _get(records: Mapping[str, _Record], request_id: str) -> _Record:
 
 
 def _tags(record: _Record) -> Mapping[str, str]:
-    launched, request = record
-    return dict(launched.backend.tags.get(request.id, {}))
+    return dict(record.backend.tags.get(record.request.id, {}))
 
 
 def _description(record: _Record) -> dict[str, Any]:
-    launched, request = record
+    request = record.request
     description: dict[str, Any] = {
         "SpotInstanceRequestId": request.id,
-        "InstanceId": launched.id,
         "InstanceInterruptionBehavior": "terminate",
         "CreateTime": datetime.fromtimestamp(request.created_at, tz=UTC),
-        "LaunchedAvailabilityZone": request.zone,
-        "LaunchSpecification": {
-            "ImageId": launched.instance.image_id,
-            "InstanceType": launched.instance.instance_type,
-            "SubnetId": launched.instance.subnet_id,
-        },
         "ProductDescription": "Linux/UNIX",
         "State": request.state,
         "Status": {
@@ -157,7 +178,16 @@ def _description(record: _Record) -> dict[str, Any]:
         },
         "Tags": [{"Key": key, "Value": text} for key, text in _tags(record).items()],
         "Type": "one-time",
+        "LaunchSpecification": {"InstanceType": record.instance_type},
     }
+    if record.launched is not None:
+        instance = record.launched.instance
+        description["InstanceId"] = record.launched.id
+        description["LaunchedAvailabilityZone"] = request.zone
+        description["LaunchSpecification"] |= {
+            "ImageId": instance.image_id,
+            "SubnetId": instance.subnet_id,
+        }
     if request.max_price:
         description["SpotPrice"] = request.max_price
     return description

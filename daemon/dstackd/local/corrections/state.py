@@ -20,6 +20,7 @@ class SpotRequest:
 
     id: str
     instance_id: str
+    """Empty while the request is open."""
     zone: str
     max_price: str
     created_at: float
@@ -63,6 +64,16 @@ class Launched:
         return str(self.instance.availability_zone)
 
 
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A spot request that has no instance: open, or cancelled."""
+
+    request: SpotRequest
+    backend: Any
+    sequence: int
+    instance_type: str
+
+
 class Machines(Protocol):
     """Where instances run. Called with the lock held; must not block."""
 
@@ -93,6 +104,8 @@ class CloudState:
     """By instance id, in launch order."""
     requests: dict[str, Launched] = field(default_factory=dict)
     """By the id of its spot request, also when the instance is no longer described."""
+    waiting: dict[str, Waiting] = field(default_factory=dict)
+    """By the id of the spot request."""
 
     def now(self) -> float:
         """Epoch seconds."""
