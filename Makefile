@@ -2,11 +2,20 @@
 # is Python 3.11 or newer. Written for GNU make 3.81 and newer.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-local demo dev test check bench lock wheel clean
+.PHONY: help setup setup-local demo dev test check bench fuzz lock wheel clean
 MAKEFLAGS += --no-print-directory
 # More arguments for the program behind a target: make test ARGS="tests/core -x"
 ARGS ?=
 BENCH ?=
+TARGET ?=
+TIME ?= 60
+# What make simulate runs: SEEDS seeds from FIRST on; or SEED=7, with TRACE=1 all that happens in it; or TEETH=1; or CRASHES=1.
+SEEDS ?= 100
+FIRST ?= 0
+SEED ?=
+TRACE ?=
+TEETH ?=
+CRASHES ?=
 PYTHON ?=
 export PYTHON
 
@@ -42,8 +51,19 @@ check: setup ## Formatting, lint, types, import contracts, the runner's Python v
 	@for script in .ci/run $$(find daemon -name '*.bash' -o -name '*.sh'); do bash -n $$script || exit 1; done
 	@! command -v shellcheck >/dev/null || shellcheck requirements/*.sh .ci/run $$(find daemon -name '*.bash' -o -name '*.sh')
 
+simulate: setup ## Run the daemon in hostile worlds: make simulate SEEDS=1000, or SEED=7 TRACE=1, TEETH=1, CRASHES=1
+ifneq ($(CRASHES),)
+	@EVERY_CRASH=1 $(bin)/python -m pytest tests/controllers/test_crashes.py $(ARGS)
+else
+	@PYTHONPATH=.:daemon $(bin)/python -m tests.simulation --first $(FIRST) --seeds $(SEEDS) \
+		$(if $(SEED),--seed $(SEED)) $(if $(TRACE),--trace) $(if $(TEETH),--teeth) $(ARGS)
+endif
+
 bench: setup ## Run one benchmark, JSON lines on stdout: make bench BENCH=name (without a name: list them)
 	@$(bin)/python -m tests.benchmarks $(BENCH) $(ARGS)
+
+fuzz: setup ## Fuzz one target for TIME seconds: make fuzz TARGET=spec_json TIME=60 (without one: list them)
+	@$(bin)/python -m tests.fuzz $(TARGET) $(TIME)
 
 lock: ## Write requirements/*.txt anew from pyproject.toml (needs uv)
 	@sh requirements/lock.sh $(ARGS)

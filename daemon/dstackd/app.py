@@ -26,7 +26,7 @@ from dstackd.clock import SystemClock
 from dstackd.config import Settings
 from dstackd.controllers.reaper import Reaper
 from dstackd.errors import ConfigError
-from dstackd.http.context import HttpContext
+from dstackd.http.context import HttpContext, Insight
 from dstackd.http.server import Listening, serve
 from dstackd.log_files import LogFiles
 from dstackd.market import MarketBlocks
@@ -35,7 +35,7 @@ from dstackd.store.backends import ensure_backend
 from dstackd.store.engine import Database, open_database
 from dstackd.store.migrate import schema_position, upgrade
 from dstackd.store.watch import CommitWatch
-from dstackd.supervisor import run_loops
+from dstackd.supervisor import patiently, run_loops
 from dstackd.vitals import ApiCalls, Vitals
 from dstackd.wake import Heartbeats, Wakes
 from dstackd.wiring import Parts, build_loops
@@ -113,18 +113,18 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
     chosen = settings.backend
     recorder = CallRecorder(clock)
     async with open_database(settings.database.url, clock=clock) as database:
-        vitals = await _prepare_schema(database, auto_migrate=settings.database.auto_migrate)
-        owner = await database.write(
-            lambda connection: ensure_backend(
-                connection,
-                name=chosen.name,
-                region=chosen.region,
-                bucket=chosen.bucket,
-                subnet=chosen.subnet or None,
-                endpoint_url=chosen.endpoint_url or None,
-                now_ms=clock.now_ms(),
-            )
+        prepare = partial(_prepare_schema, database, auto_migrate=settings.database.auto_migrate)
+        vitals = await patiently(prepare, clock=clock)
+        ensure = partial(
+            ensure_backend,
+            name=chosen.name,
+            region=chosen.region,
+            bucket=chosen.bucket,
+            subnet=chosen.subnet or None,
+            endpoint_url=chosen.endpoint_url or None,
+            now_ms=clock.now_ms(),
         )
+        owner = await patiently(partial(database.write, ensure), clock=clock)
         async with open_backend(
             access_of(settings),
             owner=owner,
@@ -245,10 +245,26 @@ async def _serve_http(parts: Parts, *, task_status: TaskStatus[Listening]) -> No
             parts.catalogue.view, closed=lambda each: blocks.closed(each, now_ms=clock.now_ms())
         ),
         reaper=parts.reaper,
+        insight=_insight(parts),
+        limits=parts.settings.limits.for_decisions(),
     )
     await serve(
         context,
         listen=parts.settings.http.listen,
         socket_path=parts.settings.socket,
         task_status=task_status,
+    )
+
+
+def _insight(parts: Parts) -> Insight:
+    age_max_ms = int(parts.settings.loops.heartbeats_s * 3000)
+    return Insight(
+        catalogue=parts.catalogue,
+        blocks=parts.blocks,
+        bounds=parts.settings.bounds,
+        snapshot=lambda: parts.reaper.last_snapshot,
+        heartbeat_ms=lambda instance_id: parts.heartbeats.of(
+            instance_id, now_ms=parts.clock.now_ms(), age_max_ms=age_max_ms
+        ),
+        look_ahead=parts.settings.limits.queue_look_ahead,
     )

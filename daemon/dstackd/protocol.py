@@ -195,6 +195,11 @@ def parse_log_stream(stream: str) -> tuple[str, int] | None:
     return (job_id, number) if slash and job_id and number is not None else None
 
 
+def _is_plain(text: str) -> bool:
+    """Whether a database can hold it: no NUL, and no half of a surrogate pair."""
+    return "\0" not in text and not any("\ud800" <= each <= "\udfff" for each in text)
+
+
 def _whole(written: str) -> int | None:
     """A count or a place in an order; None for what is none, or larger than any of ours."""
     is_one = written.isascii() and written.isdecimal() and len(written) <= _WHOLE_DIGITS_MAX
@@ -275,12 +280,16 @@ class InboxEvent:
 
 def _pack(field: str) -> str:
     # `=` takes the place of `%`, which some S3 tools decode once too often; `!` then never occurs inside.
-    return quote(field, safe="").replace("%", "=")
+    # A machine may have names of files that are no UTF-8; a report of them must not fail.
+    return quote(field, safe="", errors="replace").replace("%", "=")
 
 
 def _unpack(field: str) -> str:
     # No database has a place for NUL; what no UTF-8 is, `unquote` has replaced already.
-    return unquote(field.replace("=", "%")).replace("\0", "\ufffd")
+    text = unquote(field.replace("=", "%"))
+    return (
+        text if _is_plain(text) else text.encode(errors="replace").decode().replace("\0", "\ufffd")
+    )
 
 
 def encode_inbox_key(event: InboxEvent) -> str:
@@ -295,7 +304,7 @@ def decode_inbox_key(key: str) -> InboxEvent | None:
         return None
     instance_id, slash, packed = key[len(INBOX_PREFIX) :].partition("/")
     words = [_unpack(word) for word in packed.split("!")]
-    if not slash or "\0" in instance_id or len(words) < 4:  # noqa: PLR2004 - seq, kind, job, attempt
+    if not slash or not _is_plain(instance_id) or len(words) < 4:  # noqa: PLR2004 - seq, kind, job, attempt
         return None
     seq, kind, job_id, attempt = _whole(words[0]), words[1], words[2], _whole(words[3])
     if seq is None or attempt is None:

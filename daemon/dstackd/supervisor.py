@@ -6,9 +6,9 @@ process finds them again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import anyio
 import structlog
@@ -21,8 +21,11 @@ from dstackd.wake import Wake
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 BACKOFF_MIN_S = 1.0
 BACKOFF_MAX_S = 60.0
+START_BACKOFF_MAX_S = 8.0
 
 
 class Loop(Protocol):
@@ -64,15 +67,30 @@ async def run_loops(loops: Sequence[Supervised], *, vitals: Vitals, clock: Clock
         group.start_soon(_feed_watchdog, vitals, clock, name="watchdog")
 
 
+async def patiently(step: Callable[[], Awaitable[T]], *, clock: Clock) -> T:
+    """A step of the start-up, again and again until the world lets it. A process that ended instead would be started a
+    few times and then not any more (systemd's StartLimitBurst), and nobody would look after the machines.
+    """
+    backoff_s = BACKOFF_MIN_S
+    while True:
+        try:
+            return await step()
+        except OperatingError as error:
+            log.warning("start_waits", problem=str(error), retry_s=backoff_s)
+        await anyio.sleep(backoff_s * (0.5 + clock.jitter()))
+        backoff_s = min(backoff_s * 2, START_BACKOFF_MAX_S)
+
+
 async def _run_loop(supervised: Supervised, pulse: LoopPulse, clock: Clock) -> None:
     backoff_s = BACKOFF_MIN_S
     while True:
         try:
             pause_s = await supervised.loop.step()
-        except OperatingError as error:
-            if pulse.last_error != str(error):
-                log.warning("loop_failed", loop=pulse.name, problem=str(error), retry_s=backoff_s)
-            pulse.failed(clock.monotonic_s(), str(error))
+        except (OperatingError, ExceptionGroup) as error:
+            problem = _problem_of(error)
+            if pulse.last_error != problem:
+                log.warning("loop_failed", loop=pulse.name, problem=problem, retry_s=backoff_s)
+            pulse.failed(clock.monotonic_s(), problem)
             await anyio.sleep(backoff_s * (0.5 + clock.jitter()))
             backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
         else:
@@ -83,6 +101,18 @@ async def _run_loop(supervised: Supervised, pulse: LoopPulse, clock: Clock) -> N
             spacing_s = min(supervised.spacing_s, pause_s)
             await anyio.sleep(spacing_s)
             await supervised.wake.wait(pause_s - spacing_s)
+
+
+def _problem_of(error: OperatingError | ExceptionGroup[Exception]) -> str:
+    """What the world did, in words. A loop's own task group wraps whatever is raised in it; if anything in there is not an
+    operating error, the whole group is raised on.
+    """
+    first: Exception = error
+    while isinstance(first, ExceptionGroup):
+        if first.split(OperatingError)[1] is not None:
+            raise error
+        first = first.exceptions[0]
+    return str(first)
 
 
 async def _feed_watchdog(vitals: Vitals, clock: Clock) -> None:

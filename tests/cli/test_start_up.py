@@ -68,6 +68,8 @@ def modules_after(*arguments: str) -> list[str]:
         ("stop", "x"),
         ("wait", "x"),
         ("describe", "x"),
+        ("explain", "x"),
+        ("reap", "--dry-run"),
         ("artifacts", "ls", "x"),
         ("submit", "--dry-run", "--", "true"),
         ("submit", "--", "true"),

@@ -13,7 +13,6 @@ import structlog
 from dstackd.clock import SystemClock
 from dstackd.store.engine import open_database
 from dstackd.store.migrate import upgrade
-from tests.controllers.inline_sqlite import use_inline_sqlite
 from tests.controllers.installation import Installation, an_installation
 
 
@@ -40,10 +39,7 @@ def quiet() -> Iterator[None]:
 
 
 @pytest.fixture
-async def world(
-    tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Installation]:
+async def world(tmp_path: Path, template: Path) -> AsyncIterator[Installation]:
     """A fresh installation with its simulated cloud."""
-    use_inline_sqlite(monkeypatch)
-    async with an_installation(tmp_path, template=template) as installation:
+    async with an_installation(tmp_path, template=template, inline=True) as installation:
         yield installation

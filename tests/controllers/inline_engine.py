@@ -4,8 +4,8 @@ aiosqlite, run where they are awaited: in one order always, in a third of the ti
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,16 +31,16 @@ class InlineEngine:
     """What a Database asks of an AsyncEngine."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+        self.sync_engine = engine
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[InlineConnection]:
-        with self.engine.begin() as connection:
+        with self.sync_engine.begin() as connection:
             yield InlineConnection(connection)
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[InlineConnection]:
-        with self.engine.connect() as connection:
+        with self.sync_engine.connect() as connection:
             yield InlineConnection(connection)
 
 
@@ -68,10 +68,21 @@ def inline_engine(path: Path, kind: str) -> InlineEngine:
 def inline_database(
     path: Path, writer: InlineEngine, reader: InlineEngine, *, clock: Clock
 ) -> Database:
-    """The queue database on these connections."""
+    """The queue database on these connections, which stay."""
     return Database(
         cast("AsyncEngine", writer),
         cast("AsyncEngine", reader),
         url=async_url(f"sqlite:///{path}"),
         clock=clock,
     )
+
+
+@contextmanager
+def open_inline_database(path: Path, *, clock: Clock) -> Iterator[Database]:
+    """As `store.engine.open_database`, for a file."""
+    writer, reader = inline_engine(path, "IMMEDIATE"), inline_engine(path, "DEFERRED")
+    try:
+        yield inline_database(path, writer, reader, clock=clock)
+    finally:
+        writer.sync_engine.dispose()
+        reader.sync_engine.dispose()

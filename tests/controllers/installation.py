@@ -8,7 +8,7 @@ import random
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -42,6 +42,7 @@ from dstackd.store.engine import Database, open_database
 from dstackd.supervisor import Loop
 from dstackd.vitals import Vitals
 from dstackd.wake import Heartbeats, Wakes
+from tests.controllers.inline_engine import open_inline_database
 
 BACKEND = "main"
 ROUND_S = 10.0
@@ -71,6 +72,7 @@ class Paces:
 
 DEFAULT_PACES = Paces()
 DEFAULT_LIMITS = Limits()
+NO_BOUNDS = Bounds()
 
 
 class Common(TypedDict):
@@ -91,7 +93,9 @@ class Daemon:
         inputs_root: Path,
         limits: Limits = DEFAULT_LIMITS,
         paces: Paces = DEFAULT_PACES,
+        allowed: Bounds = NO_BOUNDS,
     ) -> None:
+        self._allowed = allowed
         self._limits = limits
         self._paces = paces
         self.wakes = Wakes()
@@ -125,7 +129,7 @@ class Daemon:
             blocks=blocks,
             prepare=prepare,
             bounds=PlanningBounds(quiet_s=0),
-            allowed=Bounds(),
+            allowed=self._allowed,
             limits=self._limits,
             **common,
         )
@@ -229,6 +233,8 @@ class Installation:
         self._plain = plain
         self.directory = directory
         self.wrap: Callable[[Ports], Ports] = lambda ports: ports
+        self.limits = DEFAULT_LIMITS
+        """Of the daemons that start from now on."""
         self._begin(clock, seed=0)
 
     def _begin(self, clock: SimulatedClock, *, seed: int) -> None:
@@ -268,7 +274,9 @@ class Installation:
             self.files,
             self.clock,
         )
-        return Daemon(self.wrap(ports), terms=self.terms, inputs_root=self.inputs_root)
+        return Daemon(
+            self.wrap(ports), terms=self.terms, inputs_root=self.inputs_root, limits=self.limits
+        )
 
     def restart(self) -> None:
         """The daemon dies where it stands; another one begins with what was written down."""
@@ -342,13 +350,22 @@ class Installation:
 
 
 @asynccontextmanager
-async def an_installation(directory: Path, *, template: Path) -> AsyncIterator[Installation]:
-    """A fresh installation below `directory`; `template` is a migrated, empty database file."""
+async def an_installation(
+    directory: Path, *, template: Path, inline: bool = False
+) -> AsyncIterator[Installation]:
+    """A fresh installation below `directory`; `template` is a migrated, empty database file. `inline`: on connections
+    without threads, which is faster, and in one order always.
+    """
     path = directory / "queue.db"
     shutil.copyfile(template, path)
     clock = SimulatedClock()
-    async with open_database(f"sqlite:///{path}", clock=clock) as database:
-        await _without_fsync(database)
+    async with AsyncExitStack() as stack:
+        if inline:
+            database = stack.enter_context(open_inline_database(path, clock=clock))
+        else:
+            url = f"sqlite:///{path}"
+            database = await stack.enter_async_context(open_database(url, clock=clock))
+            await _without_fsync(database)
         await database.write(
             lambda connection: ensure_backend(
                 connection,
@@ -360,10 +377,11 @@ async def an_installation(directory: Path, *, template: Path) -> AsyncIterator[I
                 now_ms=clock.now_ms(),
             )
         )
-        with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as plain:
-            plain.execute("PRAGMA synchronous = OFF")
-            plain.row_factory = sqlite3.Row
-            yield Installation(database, directory, clock=clock, plain=plain)
+        plain = sqlite3.connect(path, timeout=10, isolation_level=None)
+        stack.callback(plain.close)
+        plain.execute("PRAGMA synchronous = OFF")
+        plain.row_factory = sqlite3.Row
+        yield Installation(database, directory, clock=clock, plain=plain)
 
 
 async def _without_fsync(database: Database) -> None:

@@ -10,6 +10,7 @@ from dstackd.core.lifecycle import is_current, our_rules
 from dstackd.protocol import InboxEvent
 from dstackd.simulated.faults import Script
 from tests.builders import a_request, spec_json
+from tests.controllers.fuse import Fuse
 from tests.controllers.installation import Installation
 
 
@@ -27,6 +28,22 @@ async def test_what_was_read_is_removed_and_what_is_foreign_stays_a_day(
     world.clock.advance(25 * 3600)
     await world.daemon.inbox.step()
     assert foreign not in world.cloud.bucket.keys(protocol.INBOX_PREFIX)
+
+
+async def test_what_nobody_claims_costs_no_transaction(world: Installation) -> None:
+    """It is listed with every pass for a day: it is looked at once, or read only while somebody may claim it yet."""
+    for number, job_id in enumerate(("theirs", "-")):
+        event = InboxEvent(f"i-other{number}", 1, protocol.BOOTED, job_id, 1 - number)
+        world.cloud.bucket.store(protocol.encode_inbox_key(event), b"")
+    world.insert(spec_json(Script(run_s=100_000.0)))
+    await world.until_phase("running")
+    fuse = Fuse()
+    world.wrap = fuse.around
+    world.restart()
+    await world.daemon.inbox.step()
+    assert fuse.effects == ["commit"]
+    await world.daemon.inbox.step()
+    assert fuse.effects == ["commit"]
 
 
 async def test_an_idle_daemon_asks_aws_for_nothing_but_a_snapshot(world: Installation) -> None:

@@ -93,3 +93,16 @@ async def test_more_rows_than_one_pass_takes_are_all_taken(world: Installation) 
         world.insert(spec_json(), job_id=f"job-{index}")
     await world.daemon.intake.step()
     assert world.sql("SELECT DISTINCT phase FROM job") == [{"phase": "queued"}]
+
+
+@pytest.mark.parametrize("deleted", [1, 2])
+async def test_an_array_outlives_no_deleted_elements(deleted: int, world: Installation) -> None:
+    """An operator deletes some of its jobs, or all: it ends with the others, or as cancelled."""
+    world.insert(spec_json(array=2))
+    await world.rounds(1)
+    for index in range(deleted):
+        world.sql("DELETE FROM attempt WHERE job_id = ?", f"job-1-{index}")
+        world.sql("DELETE FROM job WHERE id = ?", f"job-1-{index}")
+    await world.until_over()
+    assert world.job()["phase"] == ("succeeded" if deleted == 1 else "cancelled")
+    assert world.job()["message"]

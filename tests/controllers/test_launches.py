@@ -9,7 +9,7 @@ import pytest
 
 from dstackd import protocol
 from dstackd.core.instance import Market
-from dstackd.errors import StoreBusy
+from dstackd.errors import OperatingError, StaleRow, StorageFailed, StoreBusy
 from dstackd.simulated.faults import Script
 from tests.builders import spec_json
 from tests.controllers.installation import Installation, Ports
@@ -151,18 +151,21 @@ async def test_a_region_that_does_not_answer_is_waited_for(world: Installation) 
     assert world.job()["phase"] == "succeeded"
 
 
-async def test_an_answer_that_cannot_be_saved_is_asked_for_again(world: Installation) -> None:
-    """The database stays locked at that moment: an operating error, not the end of the process, and no second machine."""
+@pytest.mark.parametrize("problem", [StoreBusy, StorageFailed, StaleRow])
+async def test_an_answer_that_cannot_be_saved_is_asked_for_again(
+    problem: type[OperatingError], world: Installation
+) -> None:
+    """The database is locked, full or unreachable at that moment: an operating error, not the end of the process, and no second machine."""
 
-    def locked() -> None:
-        raise StoreBusy("locked")
+    def refuse() -> None:
+        raise problem("at this moment")
 
     # The writes of a plain job: accept, commit the intent, save the answer.
-    world.wrap = lambda ports: replace_database(ports, at=3, interfere=locked)
+    world.wrap = lambda ports: replace_database(ports, at=3, interfere=refuse)
     world.restart()
     world.insert(spec_json())
     errors = await world.daemon.one_round()
-    assert all(isinstance(error, StoreBusy) for error in errors)
+    assert all(isinstance(error, problem) for error in errors)
     assert world.job()["phase"] == "launching"
     await world.until_over()
     assert len(world.cloud.machines) == 1

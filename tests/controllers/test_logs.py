@@ -12,6 +12,7 @@ from dstackd.errors import StorageFailed
 from dstackd.protocol import LogLine
 from dstackd.simulated.faults import Script
 from tests.builders import spec_json
+from tests.controllers.fuse import Crash, Fuse
 from tests.controllers.installation import Installation
 from tests.controllers.many_logs import follow_many
 
@@ -157,6 +158,24 @@ async def test_a_restart_neither_loses_nor_doubles_lines(world: Installation) ->
         world.restart()
     await world.until_over()
     assert texts(world) == [f"line {n + 1}" for n in range(40)]
+
+
+async def test_lines_that_were_written_and_not_counted_are_counted(world: Installation) -> None:
+    """The daemon dies between the file and the table, after the attempt's end: the next one finds the log whole, and says so."""
+    world.cloud.faults.lose_call["FilterLogEvents"] = 10_000
+    world.insert(spec_json(Script(lines=5)))
+    await world.until_over()
+    assert verdicts(world) == ["incomplete (5 missing)"]
+    world.cloud.faults.lose_call.clear()
+    world.wrap = Fuse(blow_at=1).around
+    world.restart()
+    with pytest.raises(Crash, match="log lines"):
+        await world.daemon.logs.step()
+    world.wrap = lambda ports: ports
+    world.restart()
+    await world.rounds(2)
+    assert len(texts(world)) == 5
+    assert verdicts(world)[-1] == "complete"
 
 
 async def test_one_sweep_serves_all_jobs(world: Installation) -> None:

@@ -167,6 +167,20 @@ async def test_a_wrong_clock_of_the_host_changes_nothing(skew_s: int, world: Ins
     assert len(world.lines()) == 3
 
 
+async def test_a_clock_that_jumps_ahead_makes_no_machine_absent(world: Installation) -> None:
+    """A young machine that EC2 does not show yet is not judged by an age that only the wall clock claims."""
+    faults = world.cloud.faults
+    faults.invisible_s, faults.boot_s, faults.shutdown_s = 80.0, 5.0, 70.0
+    world.insert(spec_json(Script(run_s=10.0)))
+    await world.until(lambda: world.job()["phase"] == "terminating", every_s=2.0)
+    world.clock.skew_ms += 200_000
+    await world.rounds(3)
+    assert [each.terminated_at_ms for each in world.cloud.machines] == [None]
+    assert world.job()["finished_at_ms"] is None
+    await world.until_over()
+    assert world.job()["phase"] == "succeeded"
+
+
 async def test_a_termination_that_ec2_refuses_is_asked_for_again(world: Installation) -> None:
     """The job ends only when its machine has."""
     world.cloud.faults.throttle["TerminateInstances"] = 3

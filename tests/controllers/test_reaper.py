@@ -13,7 +13,7 @@ from dstackd.core.orphan import STUCK_AFTER_S
 from dstackd.ports import Compute
 from dstackd.simulated.faults import Script
 from tests.builders import a_request, spec_json
-from tests.controllers.fuse import Fuse, FragileCompute
+from tests.controllers.fuse import FragileCompute, Fuse
 from tests.controllers.installation import Installation, Ports
 
 

@@ -60,6 +60,13 @@ def test_a_started_job_runs() -> None:
         assert next_step(BOOTING, an_attempt(started_at_ms=ago(1)), seen).phase is Phase.RUNNING
 
 
+def test_a_failure_after_the_start_is_no_failed_boot() -> None:
+    """When start and failure are heard of together the attempt has run all the same: it counts, and is lost."""
+    attempt = an_attempt(started_at_ms=ago(20), failed_stage="internal", failed_message="boom")
+    assert next_step(BOOTING, attempt).phase is Phase.RUNNING
+    assert next_step(RUNS, attempt).outcome is Outcome.LOST
+
+
 def test_a_job_that_was_over_at_once_goes_straight_to_sealing() -> None:
     """Booting is left for sealing when the exit is the first thing that is heard."""
     decision = next_step(BOOTING, EXITED, GONE)

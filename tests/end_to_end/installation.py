@@ -102,8 +102,12 @@ class Installation:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                env=_environment(),
+                env=self.environment(),
             )
+
+    def environment(self) -> dict[str, str]:
+        """Of the daemon's process."""
+        return _environment()
 
     def end_daemon(self, number: signal.Signals) -> int:
         """Send a signal and wait; returns the exit status."""
@@ -205,12 +209,14 @@ def installation() -> Iterator[Installation]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait_until(condition: Callable[[], bool], *, what: Callable[[], str]) -> None:
-    """Poll until the condition holds; fails with `what` after DEADLINE_S."""
-    deadline_s = time.monotonic() + DEADLINE_S
+def wait_until(
+    condition: Callable[[], bool], *, what: Callable[[], str], within_s: float = DEADLINE_S
+) -> None:
+    """Poll until the condition holds; fails with `what` when it does not in time."""
+    deadline_s = time.monotonic() + within_s
     while not condition():
         if time.monotonic() > deadline_s:
-            message = f"waited {DEADLINE_S:.0f} s for {what()}"
+            message = f"waited {within_s:.0f} s for {what()}"
             raise AssertionError(message)
         time.sleep(0.05)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +28,7 @@ TOOLS = "localhost/tools:1"
 TOKEN = 'tok/en+of "nobody" & 100% \u00e9'
 KEY = "-----BEGIN-----\nMIIE+first/line==\nsecond line of it\n-----END-----"
 _numbers = itertools.count(1)
+pytestmark = pytest.mark.timeout(120)
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,46 @@ def test_a_cancel_reaches_the_container(
     listing = json.loads(site.run("artifacts", "ls", "--json", job_id))
     assert [entry["path"] for entry in listing["files"]] == kept
     assert machines_gone(place)
+
+
+@pytest.mark.parametrize("killed", ["instance", "runner", "player"])
+def test_a_machine_takes_its_container_along(place: Place, killed: str) -> None:
+    """Also one whose runner was not asked, and whose image's own program would run on."""
+    site = place.site
+    image = place.rig.make_image(
+        f"localhost/own-{next(_numbers)}:1",
+        engines.busybox_tree(),
+        'ENTRYPOINT ["/bin/sh", "-c", "echo up; sleep 600"]',
+    )
+    site.cloud.control.faults(terminate_grace_s=1.0)
+    job_id = site.insert({"image": image, "retry": False})
+    place.wait_for_line(job_id, "up")
+    ((instance_id,),) = site.sql("SELECT instance_id FROM attempt WHERE job_id = ?", job_id)
+    machine = site.cloud.control.machine(instance_id)
+    if killed == "instance":
+        site.client("ec2").terminate_instances(InstanceIds=[instance_id])
+    elif killed == "player":
+        assert machine["pid"] is not None
+        os.kill(machine["pid"], signal.SIGKILL)
+    else:
+        os.kill(runner_of(Path(machine["directory"])), signal.SIGKILL)
+    job = site.wait_for(job_id)
+
+    assert job["phase"] == "failed", job
+    assert machines_gone(place)
+
+
+def runner_of(directory: Path) -> int:
+    """The process that runs the machine's zipapp."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            if (
+                b"python" in arguments[0]
+                and f"{directory}/dstackd/runner.pyz".encode() in arguments
+            ):
+                return int(entry.name)
+    raise LookupError(directory)
 
 
 @pytest.mark.parametrize("secret", [False, True])

@@ -30,7 +30,7 @@ def site() -> Iterator[Installation]:
 
 @pytest.mark.parametrize("everything", [False, True], ids=["shell", "group"])
 def test_a_killed_job(site: Installation, everything: bool) -> None:
-    """kill -9 of the job's shell, or of all its process group: 137 and SIGKILL, every line, and its artifacts."""
+    """`kill -9` of the job's shell, or of all its process group: 137 and SIGKILL, every line, and its artifacts."""
     job_id = site.insert(
         {
             "commands": ["echo half > out", "seq 500", "echo up", "sleep 300 & sleep 301 & wait"],
@@ -60,7 +60,7 @@ def test_a_killed_job(site: Installation, everything: bool) -> None:
 
 
 def test_a_killed_runner(site: Installation) -> None:
-    """kill -9 of the runner while the job writes: what it had spooled arrives, the attempt is lost and says so, and the
+    """`kill -9` of the runner while the job writes: what it had spooled arrives, the attempt is lost and says so, and the
     next one begins with what was uploaded meanwhile.
     """
     job_id = site.insert(
@@ -99,7 +99,7 @@ def test_a_killed_runner(site: Installation) -> None:
 
 
 def test_a_daemon_that_is_killed_three_times(site: Installation) -> None:
-    """kill -9 of the daemon while the job begins, while it runs, and while it ends: each new one goes on, and all is there."""
+    """`kill -9` of the daemon while the job begins, while it runs, and while it ends: each new one goes on, and all is there."""
     go = [site.folder / f"go{number}" for number in range(2)]
     job_id = site.insert(
         {
@@ -135,7 +135,7 @@ def test_a_daemon_that_is_killed_three_times(site: Installation) -> None:
 
 
 def restart(site: Installation) -> None:
-    """kill -9, and another one."""
+    """`kill -9`, and another one."""
     assert site.end_daemon(signal.SIGKILL) == -signal.SIGKILL
     site.start_daemon()
 
@@ -197,7 +197,13 @@ def test_a_hostile_job(site: Installation) -> None:
 
 def test_a_job_that_removes_its_own_folder(site: Installation) -> None:
     """Nothing is left to be kept; its lines and its exit code are."""
-    commands = ["cd $DSTACKD_JOB_DIR", "echo x > out", 'rm -rf "$DSTACKD_JOB_DIR"', "echo gone", "exit 4"]
+    commands = [
+        "cd $DSTACKD_JOB_DIR",
+        "echo x > out",
+        'rm -rf "$DSTACKD_JOB_DIR"',
+        "echo gone",
+        "exit 4",
+    ]
     job_id = site.insert({"commands": commands, "artifacts": ["out"]})
     job = site.wait_for(job_id)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from tests.end_to_end.installation import Installation, installation, wait_until
 
 LINES = 50
 REFUSED_S = 30.0
-BOTH = (*operations_of("s3"), *operations_of("logs"))
+HANGS_UP = 0
 
 
 @pytest.fixture(scope="module")
@@ -78,30 +79,24 @@ def stages(site: Installation) -> tuple[list[str], Path, Path]:
     return [*running, launched], through, ends
 
 
-def refused_for(seconds: float, site: Installation, operations: tuple[str, ...], *, status: int, go: Path) -> None:
-    """Refuse; let the job that waits for `go` end at once."""
-    with refusing(site, operations, status=status):
-        until = time.monotonic() + seconds
-        go.touch()
-        wait_until(Path(f"{go}.done").exists, what=lambda: "the job to end meanwhile")
-        wait_until(lambda: time.monotonic() > until, what=lambda: "the time to be over")
-
-
 @pytest.mark.parametrize(
-    ("operations", "status", "seconds"),
+    ("refusals", "seconds"),
     [
-        pytest.param(BOTH, 503, REFUSED_S, id="all for 30 s"),
-        pytest.param(operations_of("s3"), 0, 5.0, id="S3 hangs up"),
-        pytest.param(operations_of("logs"), 400, 5.0, id="CloudWatch is slowed down"),
+        pytest.param([("s3", 503), ("logs", 503)], REFUSED_S, id="unavailable for 30 s"),
+        pytest.param([("s3", HANGS_UP), ("logs", 400)], 5.0, id="hung up and throttled for 5 s"),
     ],
 )
 @pytest.mark.timeout(120)
-def test_aws_refuses(
-    site: Installation, operations: tuple[str, ...], status: int, seconds: float
-) -> None:
+def test_aws_refuses(site: Installation, refusals: list[tuple[str, int]], seconds: float) -> None:
     """While a job runs, while another one seals, and before a third one has read its document."""
     job_ids, through, ends = stages(site)
-    refused_for(seconds, site, operations, status=status, go=ends)
+    with ExitStack() as refused:
+        for service, status in refusals:
+            refused.enter_context(refusing(site, operations_of(service), status=status))
+        until = time.monotonic() + seconds
+        ends.touch()
+        wait_until(Path(f"{ends}.done").exists, what=lambda: "the job to end meanwhile")
+        wait_until(lambda: time.monotonic() > until, what=lambda: "the time to be over")
     through.touch()
 
     for job_id in job_ids:

@@ -27,11 +27,33 @@ ESCAPES = (
 )
 CONTROLS = ("\n", "\r", "\r\n", "\0", "\b", "\x7f", "\t", "\v", "\f", "\x85", "\u2028", "\u2029")
 MARKS = ("\u202e", "\u202d", "\u2066", "\u2069", "\u200f", "\u200e", "\u061c", "\u200b", "\ufeff")
-PATHS = ("../", "../../etc/passwd", "/etc/passwd", "..", ".", "", "a//b", "~/.ssh/id", "C:\\x", "a/../b")
+PATHS = (
+    "../",
+    "../../etc/passwd",
+    "/etc/passwd",
+    "..",
+    ".",
+    "",
+    "a//b",
+    "~/.ssh/id",
+    "C:\\x",
+    "a/../b",
+)
 SURROGATES = ("\ud800", "\udfff", "\ud83d")
 LOOKALIKES = ("раураl", "ａｄｍｉｎ", "ⅳ", "٣", "²", "ﬁ", "I\u0307", "ß", "👩‍👩‍👧‍👦", "🏳️‍🌈")
 FLOODS = ("a" + "\u0301" * 2_000, "\u0489" * 500)
-QUOTES = ("'", '"', "`", "$(reboot)", "${{ secrets.X }}", "%s%n", "{0}", "<!--", "]]>", "';DROP TABLE job")
+QUOTES = (
+    "'",
+    '"',
+    "`",
+    "$(reboot)",
+    "${{ secrets.X }}",
+    "%s%n",
+    "{0}",
+    "<!--",
+    "]]>",
+    "';DROP TABLE job",
+)
 
 _PIECES = (*ESCAPES, *CONTROLS, *MARKS, *PATHS, *LOOKALIKES, *FLOODS, *QUOTES)
 
@@ -72,7 +94,7 @@ JSON_BOMBS: tuple[str, ...] = (
     "[1,]",
     "{'a':1}",
     '"' + "x" * MEGABYTE + '"',
-    "[" + "0," * 200_000 + "0]",
+    "[" + "0," * 50_000 + "0]",
 )
 """Texts that are too much for somebody who reads JSON without care."""
 

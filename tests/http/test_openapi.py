@@ -46,7 +46,8 @@ def problems(name: str, value: object) -> list[str]:
 @asynccontextmanager
 async def a_full_world() -> AsyncIterator[tuple[World, str]]:
     """A server that has one of everything, and the id of its job."""
-    async with running(plan=a_region().plan) as world:
+    region = a_region()
+    async with running(plan=region.plan, backend=region.backend) as world:
         job_id = await world.insert_job()
         await world.insert_attempt(job_id, 1, instance_id="i-1")
         await world.sql(

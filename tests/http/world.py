@@ -21,17 +21,28 @@ from dstackd.core.lifecycle import Rule
 from dstackd.core.log_verdict import log_verdict
 from dstackd.core.plan_view import PlanView
 from dstackd.errors import CloudError, NotFound, PreconditionFailed
-from dstackd.http.context import HttpContext
+from dstackd.http.context import HttpContext, Insight, Reaping
 from dstackd.http.server import Listening, serve
 from dstackd.log_files import LogFiles, StoredLine
 from dstackd.ports import ObjectFacts, ObjectHead
 from dstackd.spec.model import JobSpec
 from dstackd.store import migrate
-from dstackd.store.engine import open_database
+from dstackd.store.engine import Database, open_database
 from dstackd.vitals import ApiCalls, Vitals
 
 HEAD = "0001"
 Planner = Callable[[JobSpec], Awaitable[PlanView]]
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What a daemon with a backend gives its web server beside the planner."""
+
+    reaper: Reaping
+    insight: Insight
+
+
+BackendOf = Callable[[Database, Vitals], Backend]
 
 
 class SkippingClock(SystemClock):
@@ -195,7 +206,9 @@ def short_folder() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def running(*, bucket: bool = True, plan: Planner | None = None) -> AsyncIterator[World]:
+async def running(
+    *, bucket: bool = True, plan: Planner | None = None, backend: BackendOf | None = None
+) -> AsyncIterator[World]:
     """A healthy daemon's server, until the block ends."""
     clock = SkippingClock()
     with short_folder() as folder:
@@ -205,6 +218,7 @@ async def running(*, bucket: bool = True, plan: Planner | None = None) -> AsyncI
             vitals = Vitals(schema_current=HEAD, schema_head=HEAD, first_pass_done=True)
             calls: list[ApiCalls] = []
             memory = MemoryBucket()
+            behind = None if backend is None else backend(database, vitals)
             context = HttpContext(
                 database=database,
                 vitals=vitals,
@@ -214,6 +228,8 @@ async def running(*, bucket: bool = True, plan: Planner | None = None) -> AsyncI
                 clock=clock,
                 version="1.2.3",
                 plan=plan,
+                reaper=None if behind is None else behind.reaper,
+                insight=None if behind is None else behind.insight,
             )
             start = partial(
                 serve,

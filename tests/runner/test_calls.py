@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dstackd import protocol
 from dstackd.runner.credentials import InstanceCredentials
@@ -19,6 +21,7 @@ from dstackd.runner.imds import Imds
 from dstackd.runner.inbox import Reporter
 from dstackd.runner.journal import Journal
 from dstackd.runner.s3 import Bucket
+from dstackd.runner.wall_clock import IGNORED_S, WallClock
 from tests.runner.conftest import wait_until
 from tests.runner.loopback import Canned, ScriptedServer, credentials, metadata, scripted
 
@@ -103,6 +106,22 @@ def test_a_wrong_clock_is_corrected(server: ScriptedServer, bucket: Bucket) -> N
     bucket.put("k", b"", patience_s=10)
     first, second = [request.headers["x-amz-date"] for request in server.asked]
     assert int(second[9:11]) - int(first[9:11]) in {2, -22}
+
+
+@given(off_s=st.floats(-90_000, 90_000), before_s=st.floats(0, 200), after_s=st.floats(0, 200))
+def test_any_answer_tells_a_wrong_clock(off_s: float, before_s: float, after_s: float) -> None:
+    """However long an answer took, it makes no right clock wrong, and a wrong one right to within that time."""
+    clock = WallClock()
+    ours = time.time()
+    date = email.utils.formatdate(ours - after_s + off_s, usegmt=True)
+    clock.learn(date, asked_at=ours - before_s - after_s)
+    left_s = clock.now() - time.time() - off_s
+    assert abs(left_s) <= max(before_s, after_s) + 1.5 + IGNORED_S
+    if off_s == 0:
+        assert clock.now() - time.time() == pytest.approx(0, abs=0.5)
+    settled = clock.now() - time.time()
+    clock.learn(date, asked_at=ours - before_s - after_s)
+    assert clock.now() - time.time() == pytest.approx(settled, abs=0.5)
 
 
 def test_a_download_cut_short_begins_again(

@@ -86,6 +86,23 @@ def test_an_images_own_program_hears_the_stop(bench: Bench, links: tuple[str, ..
     assert (outcome.code, outcome.cause, lines.count("caught")) == (9, "stopped", 1), lines
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_end_of_the_engines_process_is_no_success(bench: Bench, number: int) -> None:
+    """Docker's ends with 0 when it is sent SIGTERM; the job has been killed then, or ends as it wants to."""
+    image = bench.rig.make_image(
+        f"localhost/goes-on-{number}:1",
+        engines.busybox_tree(),
+        f"ENTRYPOINT {json.dumps(['/bin/sh', '-c', f': > {bench.job_dir}/up; sleep 3; exit 4'])}",
+    )
+    job = bench.job(image=image)
+    running = bench.start(job, bench.container(job))
+    bench.wait_for_file("up")
+    running._process.send_signal(number)
+    outcome, _ = bench.end(running)
+    assert outcome.code in {4, 137, 143}
+    assert bench.rig.containers() == []
+
+
 def test_what_ignores_the_stop_is_killed(bench: Bench) -> None:
     """SIGKILL after the grace, to all of it."""
     job = bench.job("trap '' TERM", "touch up", "while :; do sleep 0.05; done")

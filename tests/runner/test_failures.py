@@ -36,7 +36,7 @@ def runner_pid(project: Project, instance_id: str) -> int:
     [
         ({"working_dir": "../.."}, "start", "is not a path below"),
         ({"env": {"A=B": "1"}}, "start", "cannot be an environment variable"),
-        ({"inputs": (InputDocument("0" * 64),)}, "inputs", "NoSuchKey"),
+        ({"inputs": (InputDocument("0" * 64),)}, "inputs", "is not in the bucket"),
     ],
 )
 def test_a_job_that_cannot_start_is_reported(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dstackd import artifact_manifest, launch_document, protocol
 from dstackd.launch_document import (
+    ArtifactDocument,
     DocumentError,
     DocumentTooNew,
     InputDocument,
@@ -23,6 +24,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=10)
 inputs = st.builds(InputDocument, sha256=names, target=names, size_bytes=st.integers(0))
 seconds = st.floats(0, 1e9)
+artifacts = st.builds(ArtifactDocument, path=names, every_s=st.none() | seconds)
 jobs = st.builds(
     JobDocument,
     index=st.integers(0, 99),
@@ -33,7 +35,7 @@ jobs = st.builds(
     env=st.dictionaries(names, texts, max_size=3),
     working_dir=st.none() | names,
     inputs=st.lists(inputs, max_size=2).map(tuple),
-    artifacts=st.lists(names, max_size=2).map(tuple),
+    artifacts=st.lists(artifacts, max_size=2).map(tuple),
     max_duration_s=st.none() | seconds,
     stop_grace_s=seconds,
     resume_from=st.lists(st.integers(1, 9), max_size=3).map(tuple),

@@ -224,7 +224,7 @@ def test_tars_and_objects(s3: SmallS3, bucket: Bucket, tmp_path: Path) -> None:
         tmp_path, bucket, S3InputDocument("data", "d", "t"), inputs=(InputDocument(sha256=digest),)
     )
     assert contents(tmp_path) == {"local/file": b"tar", "t/x": b"1"}
-    with pytest.raises(StageFailed, match="404"):
+    with pytest.raises(StageFailed, match="not in the bucket"):
         restore(tmp_path, bucket, inputs=(InputDocument(sha256="0" * 64),))
 
 

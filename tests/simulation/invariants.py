@@ -25,8 +25,10 @@ SLACK_S = 260.0
 """Between a machine's life and what is counted for it: how late its start and its end are seen, by a clock that jumps."""
 IDLE_BOUND_S = 600.0
 """A machine without a live attempt lives at most so long while a daemon is there to end it."""
+CANCEL_BOUND_S = 300.0
+"""So long after a cancel nothing of the job begins while a daemon is there: a launch that is under way, an outage, a boot."""
 TERMINAL = frozenset({"succeeded", "failed", "cancelled", "rejected"})
-_JOBS = "SELECT id, phase, exit_code, cancel_requested FROM job"
+_JOBS = "SELECT id, phase, exit_code, cancel_requested FROM job ORDER BY seq"
 _NEEDED = "SELECT instance_id FROM attempt WHERE ended_at_ms IS NULL"
 _COSTS = frozenset({InstanceState.PENDING, InstanceState.RUNNING})
 
@@ -56,6 +58,9 @@ class Watcher:
         self._world = world
         self._terminal: dict[str, tuple[object, object]] = {}
         self._idle_s: Counter[str] = Counter()
+        self._cancelled_s: defaultdict[str, float] = defaultdict(float)
+        """For how long daemons have known that a job is cancelled."""
+        self._began: set[AttemptKey] = set()
         self._busy: dict[str, AttemptKey] = {}
         """Machines that had a job and had not said their last word at the last look, and whose."""
 
@@ -74,6 +79,8 @@ class Watcher:
         self._one_machine_an_attempt(machines)
         self._one_running_attempt_a_job(machines)
         self._nothing_idles(machines)
+        self._bounds_hold(machines)
+        self._cancels_are_heard(machines, jobs)
         self._strangers_live()
         self._no_healthy_machine_is_terminated(machines, jobs)
 
@@ -129,6 +136,25 @@ class Watcher:
                 self._idle_s[instance_id] += int(LOOK_S)
                 if self._idle_s[instance_id] > IDLE_BOUND_S:
                     self._world.blame(f"{instance_id} costs money for nobody")
+
+    def _bounds_hold(self, machines: list[SimulatedMachine]) -> None:
+        most = self._world.bounds.max_machines
+        alive = sum(machine.state in _COSTS for machine in machines)
+        # What an operator has made us forget takes no room in our eyes.
+        if most and alive > most + len(self._world.excused):
+            self._world.blame(f"{alive} machines live, and no more than {most} may")
+
+    def _cancels_are_heard(self, machines: list[SimulatedMachine], jobs: Rows) -> None:
+        """What is cancelled does not begin any more, and ends."""
+        if self._world.daemon_up:
+            for job_id, row in jobs.items():
+                if row["cancel_requested"] and row["phase"] not in TERMINAL:
+                    self._cancelled_s[job_id] += LOOK_S
+        for machine in machines:
+            for job_id, attempt in machine.began - self._began:
+                if self._cancelled_s[job_id] > CANCEL_BOUND_S:
+                    self._world.blame(f"attempt {attempt} of {job_id} began after the cancel")
+            self._began |= machine.began
 
     def _strangers_live(self) -> None:
         for machine in self._world.cloud.machines:
@@ -294,17 +320,25 @@ def _money_adds_up(world: World) -> None:
             world.blame(f"{job_id} cost {spent[job_id]}, its attempts {cost_usd}")
     for machine in world.cloud.machines:
         price = prices.get(machine.instance_id)
-        if price is not None and machine.terminated_at_ms is not None:
-            lived_s = max(60.0, (machine.terminated_at_ms - machine.launched_at_ms) / 1000)
+        if price is not None and machine.instance_id not in world.hidden:
             counted_s = by_machine[machine.instance_id] / price * 3600
-            if not lived_s - SLACK_S <= counted_s <= lived_s + SLACK_S + world.down_s:
-                world.blame(
-                    f"{machine.instance_id} lived {lived_s:.0f} s and costs {counted_s:.0f} s"
-                )
+            _time_is_paid(world, machine, counted_s=counted_s)
     for row in world.sql("SELECT id, spec, cost_usd FROM job"):
         budget = json.loads(row["spec"]).get("budget") if row["spec"].startswith("{") else None
         if isinstance(budget, int | float) and row["cost_usd"] > budget:
             world.blame(f"{row['id']} cost {row['cost_usd']} of {budget}")
+
+
+def _time_is_paid(world: World, machine: SimulatedMachine, *, counted_s: float) -> None:
+    """A machine is counted from the moment when EC2's answer was saved: an answer that was lost comes late."""
+    (row,) = world.sql(
+        "SELECT launched_at_ms FROM machine WHERE instance_id = ?", machine.instance_id
+    )
+    ended_ms = machine.terminated_at_ms or machine.launched_at_ms
+    lived_s = max(60.0, (ended_ms - machine.launched_at_ms) / 1000)
+    known_s = min(lived_s, (ended_ms - row["launched_at_ms"]) / 1000)
+    if not known_s - SLACK_S <= counted_s <= lived_s + SLACK_S + world.down_s:
+        world.blame(f"{machine.instance_id} lived {lived_s:.0f} s and costs {counted_s:.0f} s")
 
 
 def script_of(wish: Wish, attempt: int) -> Script:

@@ -49,7 +49,7 @@ def _wish(dice: random.Random, number: int) -> Wish:
             "max_attempts": dice.randint(1, 4),
         }
     if dice.random() < 0.15:
-        fields |= {"budget": dice.choice((0.05, 0.5)), "max_duration": "60s"}
+        fields |= {"budget": dice.choice((0.001, 0.025, 0.05, 0.5)), "max_duration": "60s"}
     if dice.random() < 0.25:
         fields |= {"reuse": f"{dice.randint(5, 200)}s", "spot_policy": "auto"}
     if dice.random() < 0.1:
@@ -70,6 +70,9 @@ def _script(dice: random.Random) -> Script:
         dies_after_s=dice.uniform(0, 20) if dice.random() < 0.05 else None,
         reclaim_after_s=dice.uniform(0, 20) if dice.random() < 0.1 else None,
         deaf=dice.random() < 0.05,
+        lingers=dice.random() < 0.1,
+        rebalance_after_s=dice.uniform(0, 20) if dice.random() < 0.05 else None,
+        silence_after_s=dice.uniform(0, 60) if dice.random() < 0.03 else None,
     )
 
 

@@ -67,6 +67,7 @@ async def _live(seed: int, stage: Stage, without: Collection[str]) -> Report:
     async with stage.scene(clock) as scene:
         world = World(seed=seed, clock=clock, scene=scene, crashes=CRASHES)
         await _play(world, rows, faults)
+        met = world.struck + _met(world)
     return Report(
         seed=seed,
         jobs=len(rows),
@@ -75,7 +76,7 @@ async def _live(seed: int, stage: Stage, without: Collection[str]) -> Report:
         calls=sum(world.cloud.calls.values()),
         virtual_s=clock.monotonic_s(),
         faults=faults,
-        struck=world.struck + _met(world),
+        struck=met,
         violations=tuple(world.violations),
         trace=tuple(world.trace),
     )

@@ -64,7 +64,7 @@ class Stage:
         self._writer = inline_engine(self._path, "IMMEDIATE")
         self._reader = inline_engine(self._path, "DEFERRED")
         for each in (self._writer, self._reader):
-            self._stack.callback(each.engine.dispose)
+            self._stack.callback(each.sync_engine.dispose)
         # A thread takes real time, in which the virtual one would jump on.
         patch = self._stack.enter_context(MonkeyPatch.context())
         patch.setattr(anyio.to_thread, "run_sync", _run_here)
@@ -86,9 +86,9 @@ class Stage:
     async def scene(self, clock: LoopClock) -> AsyncIterator[Scene]:
         """For one seed. What it writes into the folder is removed behind it."""
         database = inline_database(self._path, self._writer, self._reader, clock=clock)
-        with self._writer.engine.connect() as connection:
+        with self._writer.sync_engine.connect() as connection:
             self._template.backup(_raw(connection))
-        for engine in (self._writer.engine, self._reader.engine):
+        for engine in (self._writer.sync_engine, self._reader.sync_engine):
             with engine.connect() as connection:
                 _raw(connection).create_function("julianday", 1, _julianday(clock))
         owner = await database.write(

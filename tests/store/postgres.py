@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -43,6 +44,25 @@ class Postgres:
         name = url.partition("@/")[2].partition("?")[0]
         words = ["psql", "-h", str(self._directory), "-U", "postgres", "-d", name]
         return self.run(*words, "-v", "ON_ERROR_STOP=1", "-qAt", script=statement).strip()
+
+    def restart(self, *, mode: str, down_s: float = 0.0) -> None:
+        """`down_s`: the time in which there is no server."""
+        self.stop(mode=mode)
+        time.sleep(down_s)
+        self.start()
+
+    def stop(self, *, mode: str) -> None:
+        """`fast` ends every connection; `immediate` is a crash, and the next start a recovery."""
+        self.run("pg_ctl", "-w", "-D", str(self._directory / "db"), "-m", mode, "stop")
+
+    def start(self) -> None:
+        """Serve what `initdb` has made."""
+        settings = (
+            f"-c listen_addresses='' -c unix_socket_directories={self._directory} -c fsync=off"
+        )
+        log = str(self._directory / "log")
+        folder = str(self._directory / "db")
+        self.run("pg_ctl", "-w", "-D", folder, "-l", log, "-o", settings, "start")
 
     def run(self, program: str, *arguments: str, script: str = "") -> str:
         """One of the server's own programs, as its user; `script` is its standard input."""
@@ -81,15 +101,13 @@ def running_postgres() -> Iterator[Postgres]:
         try:
             options = ["--auth=trust", "--no-sync", "--locale=C", "--encoding=UTF8"]
             server.run("initdb", "-D", folder, "-U", "postgres", *options)
-            settings = f"-c listen_addresses='' -c unix_socket_directories={directory} -c fsync=off"
-            log = str(directory / "log")
-            server.run("pg_ctl", "-w", "-D", folder, "-l", log, "-o", settings, "start")
+            server.start()
         except (OSError, subprocess.SubprocessError) as error:
             reason = getattr(error, "stderr", "") or error
             raise PostgresUnavailable(f"its programs do not run here: {reason}") from error
         try:
             yield server
         finally:
-            server.run("pg_ctl", "-w", "-D", folder, "-m", "immediate", "stop")
+            server.stop(mode="immediate")
     finally:
         shutil.rmtree(directory, ignore_errors=True)

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dstackd.store import inputs, jobs, launches, leaving, logs, machines, watch
+from dstackd.store import inputs, jobs, launches, leaving, logs, machines, reaping, watch
 from dstackd.store.engine import Database
 from tests.builders import NOW_MS
 
@@ -33,6 +33,7 @@ READS: dict[str, tuple[Read, str]] = {
     "anything live": (machines.anything_live, "machine_live"),
     "leaving": (leaving.leaving_attempts, "attempt_ended"),
     "with attempts": (lambda c: jobs.jobs_with_machines(c, ["job-1"]), "sqlite_autoindex_attempt"),
+    "leavers": (lambda c: reaping.leavers(c, now_ms=NOW_MS), "machine_live"),
     "needed": (lambda c: machines.needed(c, now_ms=NOW_MS), "attempt_ended"),
     "wanted logs": (lambda c: logs.wanted_logs(c, ended_after_ms=NOW_MS), "attempt_ended"),
 }

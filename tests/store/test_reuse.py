@@ -176,7 +176,7 @@ async def test_an_idle_machine_is_held_once(either: Database) -> None:
 
     async def held() -> tuple[int, list[tuple[str, str, int]], int]:
         usage = await either.read(partial(read_usage, bounds=bounds, now_ms=LATER_MS))
-        idle_count = (await either.read(counts))["idle_machines"]
+        idle_count = (await either.read(partial(counts, now_ms=LATER_MS)))["idle_machines"]
         return usage.total.machines, await either.read(live_by_type), idle_count
 
     assert await held() == (1, [("m5.large", "spot", 1)], 1)

@@ -13,10 +13,9 @@ from typing import Any
 from botocore.parsers import ResponseParserError  # type: ignore[import-untyped] # ships no types
 
 from dstackd.aws.lean_parser import LeanParserFactory
+from dstackd.aws.translation import MESSAGE_CHARS_MAX
 from dstackd.aws.untyped import Untyped
 
-MESSAGE_CHARS_MAX = 8192
-"""Of an error; EC2 names up to a hundred machines in one."""
 _HEAD_BYTES = 4096
 _ERROR_FROM = 300
 _NAMED_AFTER_OPERATION = frozenset({"ec2", "query"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from botocore.exceptions import ClientError  # type: ignore[import-untyped] # ships no types
+
 from dstackd.aws.error_table import rule_for
 from dstackd.aws.operations import OPERATIONS
 from dstackd.aws.pacing import Pacing
@@ -12,6 +14,10 @@ from dstackd.errors import require
 from dstackd.ports import Clock
 
 _SENT_S = "dstackd_sent_s"
+_ASKED_BY_BOTOCORE = ("s3", "HeadBucket")
+"""After a redirect that does not say where to: botocore would ask for the bucket's region, which the policy does not allow. With
+no answer it raises the redirect itself, which is what the operator has to hear.
+"""
 
 
 class Tap:
@@ -35,6 +41,8 @@ class Tap:
         events.register_last("response-received", self._answered)
 
     def _check(self, *, model: Untyped, **_: Untyped) -> None:
+        if (self._service, model.name) == _ASKED_BY_BOTOCORE:
+            raise ClientError({"ResponseMetadata": {"HTTPHeaders": {}}}, model.name)
         known = (self._service, model.name) in OPERATIONS
         require(known, f"{self._service}:{model.name} is not in the table of operations")
 

@@ -20,6 +20,8 @@ from dstackd.errors import (
     Unauthorized,
 )
 
+MESSAGE_CHARS_MAX = 8192
+"""Of an error; EC2 names up to a hundred machines in one."""
 _TRANSPORT = (
     raised.ConnectionError,
     raised.HTTPClientError,  # the base of every timeout and closed connection
@@ -53,7 +55,7 @@ def reading(operation: str) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        problem = f"{type(error).__name__}: {error}"
+        problem = f"{type(error).__name__}: {error}"[:MESSAGE_CHARS_MAX]
         raise CloudUnavailable("UnreadableAnswer", problem, operation=operation) from error
 
 
@@ -62,13 +64,14 @@ def translate(error: Exception, operation: str) -> CloudError:
     if isinstance(error, raised.ClientError):
         code, message, status = error_of(error.response)
         return refusal(code, message, operation=operation, http_status=status)
-    name = type(error).__name__
+    # A transport's error may quote what came.
+    name, problem = type(error).__name__, str(error)[:MESSAGE_CHARS_MAX]
     if isinstance(error, _NO_CREDENTIALS):
         advice = "give the backend an access key, or this host an instance role"
-        return Unauthorized(name, str(error), operation=operation, advice=advice)
+        return Unauthorized(name, problem, operation=operation, advice=advice)
     if isinstance(error, _TRANSPORT):
-        return CloudUnavailable(name, str(error), operation=operation)
-    return InvalidRequest(name, str(error), operation=operation)
+        return CloudUnavailable(name, problem, operation=operation)
+    return InvalidRequest(name, problem, operation=operation)
 
 
 def refusal(code: str, message: str, *, operation: str, http_status: int = 0) -> CloudError:

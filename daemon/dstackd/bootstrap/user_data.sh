@@ -45,8 +45,8 @@ bootstrap() { # SECONDS COMMAND ARGUMENT...
   bounded "$1" "$python" -I -X utf8 "$dir/bootstrap.py" "${@:2}"
 }
 
-last_words() {
-  tail -n 1 "$dir/error" 2>&1
+last_words() { # what could not be written, as on a full disk, cannot be read
+  tail -n 1 "$dir/error" 2>&1 | grep . || echo "the disk: $(df -Ph "$dir" 2>&1 | tail -n 1)"
 }
 
 hmac() { # KEY (hex, at most 64 bytes) TEXT: HMAC-SHA256 in hex

@@ -97,7 +97,7 @@ def _spec_lines(spec: object) -> list[str]:
 
 
 def _attempt(attempt: Row, job: Row, *, now_ms: float) -> Iterator[str]:
-    yield f"Attempt {attempt['number']}: {_outcome(attempt)}"
+    yield f"Attempt {attempt['number']}: {outcome_text(attempt)}"
     machine = f"{attempt['instance_type']} {attempt['market']} in {attempt['zone']}"
     price = f"${attempt['price_usd_h']:.4f}/h"
     again = ", used again" if attempt["reused"] else ""
@@ -124,7 +124,8 @@ def _notices(attempt: Row, job: Row) -> Iterator[str]:
             yield _field("  Notice", f"{what}, {after}")
 
 
-def _outcome(attempt: Row) -> str:
+def outcome_text(attempt: Row) -> str:
+    """How it ended, with code, signal and cause."""
     if attempt["outcome"] is None:
         return "in progress"
     code = "" if attempt["exit_code"] is None else f", exit code {attempt['exit_code']}"

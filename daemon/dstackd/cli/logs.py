@@ -17,7 +17,7 @@ from dstackd.cli.options import config_option, read_attempt
 from dstackd.cli.text import count_text, moment_text
 from dstackd.cli.waiting import detaching
 from dstackd.core.log_verdict import COMPLETE
-from dstackd.plain_text import harmless
+from dstackd.plain_text import coloured_only, harmless
 
 
 @click.command(epilog=exit_codes.TABLE)
@@ -49,9 +49,10 @@ def logs(
 
     JOB is an id, or the beginning of one.
 
-    Its standard output goes to standard output, its standard error to standard error, byte for byte:
-    escape sequences reach the terminal, as with docker and kubectl. Whether a log is complete, and how
-    many lines are not here, is said on standard error. Ctrl-C leaves the job running.
+    Its standard output goes to standard output, its standard error to standard error: byte for byte into a
+    file or a pipe. On a terminal colours are kept, and what else could drive it (the cursor, its title, the
+    clipboard) is shown as text. Whether a log is complete, and how many lines are not here, is said on
+    standard error. Ctrl-C leaves the job running.
     """
     if exit_code and not follow:
         raise click.UsageError("--exit-code needs -f: a job has no exit code before it is over")
@@ -123,6 +124,8 @@ class Printer:
             say(f"--- {harmless(text)} ---")
             return
         stream = sys.stderr if entry["source"] == "stderr" else sys.stdout
+        if stream.isatty():
+            text = coloured_only(text)
         stream.buffer.write(f"{text}\n".encode(errors="replace"))
         stream.flush()
 

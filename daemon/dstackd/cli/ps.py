@@ -13,7 +13,15 @@ from dstackd.cli import exit_codes
 from dstackd.cli.api import Daemon, connect
 from dstackd.cli.failures import say
 from dstackd.cli.options import config_option, json_option
-from dstackd.cli.text import coloured, cut, duration_text, moment_text, table, terminal_width
+from dstackd.cli.text import (
+    coloured,
+    cut,
+    duration_text,
+    moment_text,
+    shortened,
+    table,
+    terminal_width,
+)
 from dstackd.cli.waiting import Patience
 
 Row = dict[str, Any]
@@ -82,7 +90,7 @@ def lines_of(rows: list[Row], *, now_s: float) -> list[str]:
     width = terminal_width()
     cells = [_cells(row, now_s=now_s) for row in rows]
     lines = table(_HEADER, cells, width=width, spare=_SPARE, right=_RIGHT)
-    at = lines[0].index("PHASE")
+    at = lines[0].find("PHASE")  # a narrow terminal may have cut it off
     return [
         lines[0],
         *(_with_colour(line, row, at) for line, row in zip(lines[1:], rows, strict=True)),
@@ -103,7 +111,7 @@ def _cells(row: Row, *, now_s: float) -> list[object]:
     why = ": ".join(filter(None, (row["reason"], row["message"])))
     return [
         row["id"],
-        cut(row["name"] or "-", _NAME_WIDTH_MAX),
+        cut(shortened(row["name"] or "-", _NAME_WIDTH_MAX), _NAME_WIDTH_MAX),
         row["phase"],
         row["attempt"] or "-",
         row["market"] or "-",
@@ -118,7 +126,9 @@ def _with_colour(line: str, row: Row, at: int) -> str:
     phase = row["phase"]
     end = at + len(phase)
     # A name with wide characters moves the column; then there is no colour.
-    return line[:at] + coloured(phase, phase) + line[end:] if line[at:end] == phase else line
+    if at < 0 or line[at:end] != phase:
+        return line
+    return line[:at] + coloured(phase, phase) + line[end:]
 
 
 def _watch(context: click.Context, daemon: Daemon, *, everything: bool, limit: int) -> None:

@@ -147,13 +147,13 @@ def _for(row: Row) -> str:
     """Who needs it, until when; or since when nobody does."""
     standing = row["standing"]
     if standing == "foreign":
-        return f"owner {row['owner'] or 'unknown'}: never touched"
+        return f"owner {row['owner']}" if row["owner"] else "no owner's tag"
     if standing in {"orphan", "confirmed"}:
         return f"nobody; {_since(row['since_ms'])}"
     if standing in {"leaving", "stuck"} and row["since_ms"] is not None:
         return f"nobody since {_time(row['since_ms'])}"
     if row["job_id"] is not None:
-        return f"job {row['job_id']}, attempt {row['attempt']}"
+        return f"job {row['job_id']}/{row['attempt']}"
     if row["idle_until_ms"] is not None:
         return f"a next job, until {_time(row['idle_until_ms'])}"
     return str(row["why"])
@@ -174,7 +174,7 @@ def _verdict(view: Row) -> str:
     stuck = sum(each["standing"] == "stuck" for each in machines)
     shown = [count_text(ours, "machine") + " of ours"]
     if ours < len(machines):
-        shown.append(f"{len(machines) - ours} of other installations")
+        shown.append(f"{len(machines) - ours} of other installations (never touched)")
     if stuck:
         shown.append(f"{stuck} that will not go: EC2 is asked again each minute")
     count = view["to_reap"]

@@ -36,8 +36,11 @@ def duration_text(seconds: float) -> str:
 
 
 def moment_text(at_ms: int) -> str:
-    """UTC, as RFC 3339 with milliseconds."""
-    moment = datetime.fromtimestamp(at_ms / 1000, UTC)
+    """UTC, as RFC 3339 with milliseconds; a figure that no calendar has, as it is."""
+    try:
+        moment = datetime.fromtimestamp(at_ms / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return f"{at_ms} ms"
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at_ms % 1000:03d}Z"
 
 
@@ -74,11 +77,24 @@ def width_of(text: str) -> int:
 
 def cut(text: str, width: int) -> str:
     """The text in at most `width` columns, with an ellipsis where it was longer."""
-    if width_of(text) <= width:
-        return text
-    while text and width_of(text) > width - 1:
-        text = text[:-1]
-    return f"{text}…" if width > 0 else ""
+    columns = end = 0
+    for at, each in enumerate(text):
+        columns += width_of(each)
+        if columns > width:
+            return f"{text[:end]}…" if width > 0 else ""
+        if columns < width:
+            end = at + 1
+    return text
+
+
+_CHARACTERS_A_COLUMN: Final = 10
+"""At the most: a letter and the marks that `harmless` lets stand over it."""
+
+
+def shortened(text: object, width: int | None) -> str:
+    """The text, harmless; of a long one about as much as has room in `width` columns, and some more, for `cut`."""
+    written = str(text)
+    return harmless(written if width is None else written[: (width + 1) * _CHARACTERS_A_COLUMN])
 
 
 def terminal_width() -> int | None:
@@ -94,6 +110,13 @@ def coloured(text: str, phase: str) -> str:
     return f"\x1b[{code}m{text}\x1b[0m"
 
 
+def bold(text: str) -> str:
+    """The text as a heading, on a terminal and without NO_COLOR."""
+    if os.environ.get("NO_COLOR") or not sys.stdout.isatty():
+        return text
+    return f"\x1b[1m{text}\x1b[0m"
+
+
 def table(
     header: Sequence[str],
     rows: Sequence[Sequence[object]],
@@ -107,7 +130,9 @@ def table(
     Where it is too wide, the columns named in `spare` go, in that order; then the last column is
     cut. Columns named in `right` are aligned to the right.
     """
-    columns = [[name, *(harmless(row[at]) for row in rows)] for at, name in enumerate(header)]
+    columns = [
+        [name, *(shortened(row[at], width) for row in rows)] for at, name in enumerate(header)
+    ]
     if width is not None:
         columns = _without_spare(columns, width=width, spare=spare)
     widths = [max(map(width_of, column)) for column in columns[:-1]]

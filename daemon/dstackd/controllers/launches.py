@@ -22,7 +22,7 @@ from dstackd.errors import (
     CloudUnavailable,
     InvalidRequest,
     LaunchOver,
-    StoreBusy,
+    OperatingError,
     Throttled,
 )
 from dstackd.market import MarketBlocks
@@ -99,7 +99,7 @@ class Launches:
         async with limiter:
             try:
                 await self._perform(launch)
-            except StoreBusy as error:  # the intent stays open: the next pass asks EC2 again
+            except OperatingError as error:  # the intent stays open: the next pass asks EC2 again
                 log.warning("launch_not_saved", launch=launch.id, problem=str(error))
         self._under_way -= 1
         self._wakes.launches.ring()

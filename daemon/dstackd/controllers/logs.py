@@ -238,7 +238,9 @@ class Logs:
         self._wakes.machines.ring()
 
     def _save_cursor(self) -> None:
-        """Up to where a daemon that starts need not read again. What waits behind holes is in memory only."""
+        """Up to where a daemon that starts need not read again. What waits behind holes is in memory only. Raises
+        StorageFailed.
+        """
         now_s, until_ms = self._clock.monotonic_s(), self._reads.until_ms
         if until_ms is None or now_s < self._cursor_s + SAVE_S:
             return
@@ -246,5 +248,9 @@ class Logs:
             each.assembly.last_at_ms for each in self._open.values() if each.assembly.pending
         ]
         oldest_ms = until_ms - int(HOLE_MAX_S * 1000)
-        self._files.write_cursor(max(oldest_ms, min([until_ms, *holes_ms])))
         self._cursor_s = now_s
+        try:
+            self._files.write_cursor(max(oldest_ms, min([until_ms, *holes_ms])))
+        except OSError as error:
+            message = f"{self._files.directory}: {error.strerror or error}"
+            raise StorageFailed(message) from error

@@ -30,8 +30,10 @@ from dstackd.vitals import Vitals
 
 log = structlog.get_logger(__name__)
 
-REQUESTS_BUSY_MS = 60_000
-"""Between two sweeps over open spot requests while spot machines live, or one is suspected;"""
+REQUESTS_AGAIN_MS = 60_000
+"""Between two sweeps over open spot requests when one is suspected;"""
+REQUESTS_BUSY_MS = 300_000
+"""while spot machines live;"""
 REQUESTS_IDLE_MS = 3_600_000
 """and otherwise. The first one is at the start: an earlier daemon may have left something."""
 
@@ -62,11 +64,14 @@ class Reaper:
         """Orphans that the last look has terminated: one that goes slowly is told of once."""
         self._request_marks = Marks()
         self._requests_read_at_ms: int | None = None
+        self.last_snapshot: Snapshot | None = None
+        """What the machines loop saw last; for those who explain."""
         self._asked_again_at_ms: dict[str, int] = {}
         """Machines that are stuck, and when each was last asked to go."""
 
     async def reap(self, snapshot: Snapshot) -> None:
         """Terminate what was an orphan at an earlier look and still is. The table is read after the snapshot was taken."""
+        self.last_snapshot = snapshot
         async with self._looking:
             seen = await self._judge(snapshot)
             await self._terminate_confirmed(snapshot, seen)
@@ -158,17 +163,18 @@ class Reaper:
 
     async def _press_on(self, snapshot: Snapshot, now_ms: int) -> None:
         """Write down who is not needed any more; who does not go is asked again until EC2 shows it terminated, and told of."""
-        leaving = await self._database.read(reaping.newly_leaving)
-        if leaving:
-            await self._database.write(
-                lambda connection: reaping.note_leaving(connection, leaving, now_ms=now_ms)
-            )
-        stuck = await self._database.read(
-            lambda connection: reaping.stuck_machines(connection, now_ms=now_ms)
+        if not snapshot.instances:  # what EC2 does not show is gone, or too new to leave
+            return
+        leavers = await self._database.read(
+            lambda connection: reaping.leavers(connection, now_ms=now_ms)
         )
-        await self._alarm([each for each, told in stuck if not told], now_ms)
+        if leavers.new:
+            await self._database.write(
+                lambda connection: reaping.note_leaving(connection, leavers.new, now_ms=now_ms)
+            )
+        await self._alarm(leavers.untold, now_ms)
         asked_ms = self._asked_again_at_ms
-        self._asked_again_at_ms = {each: asked_ms.get(each, 0) for each, _ in stuck}
+        self._asked_again_at_ms = {each: asked_ms.get(each, 0) for each in leavers.stuck}
         again = [
             each
             for each, last_ms in self._asked_again_at_ms.items()
@@ -178,7 +184,7 @@ class Reaper:
             self._asked_again_at_ms |= dict.fromkeys(again, now_ms)
             await self._compute.terminate(again)
 
-    async def _alarm(self, instance_ids: list[str], now_ms: int) -> None:
+    async def _alarm(self, instance_ids: Sequence[str], now_ms: int) -> None:
         if not instance_ids:
             return
         told = await self._database.write(
@@ -190,11 +196,14 @@ class Reaper:
     def _requests_due(self, snapshot: Snapshot, now_ms: int) -> bool:
         if self._requests_read_at_ms is None:
             return True
-        busy = bool(self._request_marks.since_ms) or any(
+        pace_ms = REQUESTS_IDLE_MS
+        if self._request_marks.since_ms:
+            pace_ms = REQUESTS_AGAIN_MS
+        elif any(
             each.market is Market.SPOT and each.state is not InstanceState.TERMINATED
             for each in snapshot.instances.values()
-        )
-        pace_ms = REQUESTS_BUSY_MS if busy else REQUESTS_IDLE_MS
+        ):
+            pace_ms = REQUESTS_BUSY_MS
         return now_ms - self._requests_read_at_ms >= pace_ms
 
     async def _sweep_requests(self, seen: _Seen) -> None:

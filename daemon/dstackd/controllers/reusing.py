@@ -11,7 +11,7 @@ import anyio
 import structlog
 
 from dstackd import protocol
-from dstackd.errors import CloudError, PreconditionFailed, StoreBusy
+from dstackd.errors import CloudError, OperatingError, PreconditionFailed
 from dstackd.ports import Bucket, Clock
 from dstackd.store import reuse as store
 from dstackd.store.engine import Database
@@ -63,7 +63,7 @@ class Reusing:
                     "claim_unanswered", launch=reuse.id, code=error.code, problem=error.message
                 )
             except (
-                StoreBusy
+                OperatingError
             ) as error:  # the intent stays open: the next pass reads the answer again
                 log.warning("claim_not_saved", launch=reuse.id, problem=str(error))
 

@@ -34,7 +34,9 @@ class ArrayDecision:
 
 
 def decide_array(array: Job, elements: Sequence[Element]) -> ArrayDecision:
-    """The array's next step."""
+    """The array's next step. Elements that somebody has deleted count for nothing."""
+    if not elements:
+        return ArrayDecision(Phase.CANCELLED, message="none of its jobs is there any more")
     open_elements = [element for element in elements if element.phase not in TERMINAL]
     if open_elements:
         to_cancel = (

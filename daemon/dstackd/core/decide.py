@@ -73,6 +73,8 @@ def _booting(
 ) -> Decision:
     if attempt.exited_at_ms is not None:
         return _to_sealing(attempt)
+    if attempt.started_at_ms is not None:  # also when the machine has failed since: what ran counts
+        return Decision(Phase.RUNNING, Reason.STARTED, f"commands started on {attempt.instance_id}")
     if attempt.failed_stage:
         return _end(
             attempt,
@@ -80,8 +82,6 @@ def _booting(
             Reason.MACHINE_FAILED,
             f"{attempt.failed_stage}: {attempt.failed_message}",
         )
-    if attempt.started_at_ms is not None:
-        return Decision(Phase.RUNNING, Reason.STARTED, f"commands started on {attempt.instance_id}")
     ended = _ended_by_machine(attempt, seen, limits=limits, now_ms=now_ms)
     if ended is not None:
         return ended

@@ -56,7 +56,7 @@ def conclude(job: Job, attempt: Attempt, *, limits: Limits, now_ms: int) -> Verd
 
 
 def _retry_or_fail(job: Job, attempt: Attempt, outcome: Outcome, *, now_ms: int) -> Verdict:
-    what = ending_text(attempt) if outcome is Outcome.EXITED else f"attempt {outcome}"
+    what = _what_happened(attempt, outcome)
     if job.cancel_requested:
         return Verdict(Phase.CANCELLED, Reason.CANCEL_REQUESTED, f"cancelled; {what}")
     retry = job.spec.retry
@@ -71,6 +71,14 @@ def _retry_or_fail(job: Job, attempt: Attempt, outcome: Outcome, *, now_ms: int)
         message = f"{what}; retry.within of {retry.within_s} s is over"
         return Verdict(Phase.FAILED, Reason.RETRIES_EXHAUSTED, message)
     return Verdict(Phase.QUEUED, Reason.RETRY, f"{what}; another attempt follows")
+
+
+def _what_happened(attempt: Attempt, outcome: Outcome) -> str:
+    if outcome is Outcome.EXITED:
+        return ending_text(attempt)
+    if attempt.failed_stage:
+        return f"attempt {outcome} ({attempt.failed_stage}: {attempt.failed_message})"
+    return f"attempt {outcome}"
 
 
 def _boot_again_or_fail(job: Job, attempt: Attempt, *, limits: Limits) -> Verdict:

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from dstackd.http.artifacts import ArtifactCalls
 from dstackd.http.context import HttpContext
+from dstackd.http.explain import ExplainCalls
 from dstackd.http.following import FollowBoard
 from dstackd.http.health import HealthPages
 from dstackd.http.jobs import JobCalls
@@ -32,6 +33,7 @@ def build_app(
     public = [*HealthPages(context, probes).routes(), *MetricsPage(context, probes).routes()]
     private = [
         *JobCalls(context).routes(),
+        *ExplainCalls(context).routes(),
         *LogCalls(context, board).routes(),
         *ArtifactCalls(context).routes(),
         *PlanCalls(context).routes(),

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from dstackd.catalogue import Catalogue
+from dstackd.core.bounds import Bounds
+from dstackd.core.instance import Snapshot
+from dstackd.core.limits import Limits
 from dstackd.core.plan_view import PlanView
 from dstackd.core.reaping import Look, Reaped
 from dstackd.log_files import LogFiles
+from dstackd.market import MarketBlocks
 from dstackd.ports import Bucket, Clock
 from dstackd.spec.model import JobSpec
 from dstackd.store.engine import Database
@@ -28,6 +33,20 @@ class Reaping(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Insight:
+    """What the loops decide by, for those who explain it: read, never changed."""
+
+    catalogue: Catalogue
+    blocks: MarketBlocks
+    bounds: Bounds
+    snapshot: Callable[[], Snapshot | None]
+    """The last one of the machines loop."""
+    heartbeat_ms: Callable[[str], int | None]
+    """A machine's last sign of life, as the decisions take it."""
+    look_ahead: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
 class HttpContext:
     """The parts of the daemon that a request may look at."""
 
@@ -44,3 +63,6 @@ class HttpContext:
     """What a spec would be launched on, without launching; may raise CloudError. None: there is no backend."""
     reaper: Reaping | None = None
     """None: there is no backend."""
+    insight: Insight | None = None
+    """What an explanation looks at; None: there is no backend, and queued jobs are explained by their rows alone."""
+    limits: Limits = field(default_factory=Limits)

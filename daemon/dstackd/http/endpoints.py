@@ -106,6 +106,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("post", "/v1/jobs", "Submit a job", "Submitted", status=201, body="Submission"),
     Endpoint("get", "/v1/jobs", "Jobs, newest first", "JobPage", query=_PAGE),
     Endpoint("get", "/v1/jobs/{job}", "All about a job", "JobDescription"),
+    Endpoint("get", "/v1/jobs/{job}/explain", "Why a job is where it is", "Explained"),
     Endpoint("post", "/v1/jobs/{job}/stop", "Ask a job to stop", "Stopping"),
     Endpoint("get", "/v1/jobs/{job}/logs", "What it has written", "LogLine", LINES, query=_LOGS),
     Endpoint(

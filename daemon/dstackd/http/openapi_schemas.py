@@ -81,6 +81,61 @@ _OWNED = _object(
         **dict.fromkeys(("attempt", "idle_until_ms", "since_ms"), _maybe(_COUNT)),
     }
 )
+_WAITING = _object({"text": _TEXT, "since_ms": _maybe(_COUNT), "reason": _TEXT})
+_STEP = _object(
+    {
+        **dict.fromkeys(("text", "bound"), _TEXT),
+        "at_ms": _maybe(_COUNT),
+        "value_s": _maybe(_NUMBER),
+        "phase": _maybe(_PHASE),
+        "reason": _maybe(_TEXT),
+    }
+)
+_BOUND = _object(
+    {
+        **dict.fromkeys(("key", "unit"), _TEXT),
+        **dict.fromkeys(("limit", "used", "wanted", "reserved"), _NUMBER),
+    }
+)
+_QUEUE = _object(
+    {
+        "waits": _maybe(
+            _object(
+                {
+                    "phase": _maybe(_PHASE),
+                    **dict.fromkeys(("reason", "message"), _TEXT),
+                    "retry_s": _maybe(_NUMBER),
+                }
+            )
+        ),
+        "offerings": _list(
+            _object(
+                {
+                    **dict.fromkeys(("instance_type", "market", "zone", "why"), _TEXT),
+                    "price_usd_h": _NUMBER,
+                    "closed_until_ms": _maybe(_COUNT),
+                }
+            )
+        ),
+        **dict.fromkeys(("offerings_total", "open_total", "too_dear"), _COUNT),
+        "would_get": _TEXT,
+        "bounds": _list(_BOUND),
+        "ahead": _list(_object({"count": _COUNT, "why": _TEXT})),
+        "ahead_complete": _FLAG,
+        "idle": _list(
+            _object(
+                {
+                    **dict.fromkeys(("instance_id", "instance_type", "why_not"), _TEXT),
+                    "until_ms": _COUNT,
+                }
+            )
+        ),
+    }
+)
+_EXPLAINED_JOB = (
+    *("id", "name", "project", "priority", "submitted_at_ms", "finished_at_ms", "exit_code"),
+    *("cost_usd", "array_parent", "array_index"),
+)
 _REQUEST = _object(
     {"id": _TEXT, "launch_id": _TEXT, "marked_since_ms": _maybe(_COUNT), "confirmed": _FLAG}
 )
@@ -144,6 +199,28 @@ SCHEMAS: dict[str, Schema] = {
             "attempts": _list(_object(shapes.attempt_columns())),
             "events": _list(_object({**shapes.event_columns(), "detail": {}})),
             "elements": _list(_TEXT),
+        }
+    ),
+    "Explained": _object(
+        {
+            "job": _object(
+                {
+                    name: column
+                    for name, column in shapes.job_columns().items()
+                    if name in _EXPLAINED_JOB
+                }
+            ),
+            "now_ms": _COUNT,
+            "phase": _PHASE,
+            "since_ms": _COUNT,
+            "reason": _maybe(_TEXT),
+            "message": _TEXT,
+            "waits_for": _list(_WAITING),
+            "next_steps": _list(_STEP),
+            **dict.fromkeys(("retries", "advice"), _list(_TEXT)),
+            "queue": _maybe(_QUEUE),
+            "attempts": _list(_object(shapes.attempt_columns())),
+            "events": _list(_object({**shapes.event_columns(), "detail": {}})),
         }
     ),
     "Stopping": _object({"id": _TEXT, "phase": _PHASE, "stopping": _FLAG}),

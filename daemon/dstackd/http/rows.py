@@ -25,10 +25,12 @@ def event_json(row: Row) -> Row:
 
 
 def _json_or_text(written: str) -> object:
-    """The value; the text itself when Python cannot hold it, or could not write it again (too deep, too long a number)."""
+    """The value; the text itself when Python cannot hold it, or could not write it again (too deep, too long a number, one that
+    JSON has not: `1e999` is infinite for Python).
+    """
     try:
         value = json.loads(written)
-        json.dumps([[[[value]]]])
+        json.dumps([[[[value]]]], allow_nan=False)
     except (ValueError, RecursionError):
         return written
     return value

@@ -15,7 +15,7 @@ import sys
 import threading
 from typing import Any, NoReturn
 
-from dstackd.local import power, processes
+from dstackd.local import containers, power, processes
 from dstackd.local.imds import MetadataServer
 from dstackd.local.power import Power, PowerRequest
 
@@ -38,7 +38,12 @@ def main(directory: str) -> None:
         "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://127.0.0.1:{metadata.port}",
     }
     group = _start_user_data(directory, script, environment)
-    machine = _Machine(grace_s=setup["grace_s"], groups=() if adopts else (group,))
+    machine = _Machine(
+        directory,
+        setup["environment"],
+        grace_s=setup["grace_s"],
+        groups=() if adopts else (group,),
+    )
     metadata.start()
     threading.Thread(target=_reap, args=(group,), daemon=True).start()
     threading.Thread(target=machine.obey_power, args=(pipe,), daemon=True).start()
@@ -118,7 +123,16 @@ def _obey_cloud(machine: "_Machine", metadata: MetadataServer) -> None:
 class _Machine:
     """The processes of this machine and how they end."""
 
-    def __init__(self, *, grace_s: float, groups: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        directory: str,
+        environment: dict[str, str],
+        *,
+        grace_s: float,
+        groups: tuple[int, ...],
+    ) -> None:
+        self._directory = directory
+        self._environment = environment
         self._grace_s = grace_s
         self._groups = groups
         self._timer = threading.Timer(0, lambda: None)
@@ -128,6 +142,7 @@ class _Machine:
         processes.end_processes(
             lambda: processes.descendants(own), groups=self._groups, grace_s=grace_s
         )
+        containers.end_container(self._directory, self._environment)
 
     def obey_power(self, pipe: str) -> None:
         # Opened for writing too, so that reading never ends when the last command exits.

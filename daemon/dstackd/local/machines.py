@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dstackd.local import processes
+from dstackd.local import containers, processes
 from dstackd.local.corrections import lifecycle
 from dstackd.local.corrections.spot import reclaim
 from dstackd.local.corrections.state import CloudState, Launched, tags_of
@@ -184,6 +184,7 @@ class MachinePark:
             process.kill()
             process.wait()
         self._end_remnants(machine)
+        containers.end_container(str(machine.directory), os.environ)
 
     def _spawn(self, machine: _Machine) -> None:
         machine.directory.mkdir(parents=True, exist_ok=True)

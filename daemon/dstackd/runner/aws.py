@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import email.utils
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from dstackd.runner import sigv4
 from dstackd.runner.credentials import InstanceCredentials
 from dstackd.runner.errors import AwsError, RunnerError, Unreachable
 from dstackd.runner.pace import Deadline, backoff_s
+from dstackd.runner.wall_clock import WallClock
 from dstackd.runner.wire import Answer, Endpoint, Sink
 
 TIMEOUT_S = 30.0
@@ -48,7 +48,6 @@ _LATER = frozenset(
         "TooManyRequestsException",
     }
 )
-_SKEW_IGNORED_S = 60.0
 _TOO_MANY, _SERVER_ERROR = 429, 500
 
 
@@ -73,7 +72,6 @@ class AwsApi:
         self._region = region
         self._credentials = credentials
         self._endpoint = Endpoint(url, timeout_s=TIMEOUT_S)
-        self._skew_s = 0.0
 
     def call(
         self,
@@ -106,15 +104,22 @@ class AwsApi:
                 wait_s = backoff_s(tries)
                 if not is_retryable(error) or wait_s >= deadline.left_s():
                     raise
-                self._learn(error)
+                if isinstance(error, AwsError) and error.code in _STALE_CREDENTIALS:
+                    self._credentials.distrust()
             time.sleep(wait_s)
             tries += 1
+
+    @property
+    def clock(self) -> WallClock:
+        """AWS's time, as far as its answers have told it."""
+        return self._credentials.clock
 
     def close(self) -> None:
         self._endpoint.close()
 
     def _once(self, request: sigv4.Request, sink: Sink | None) -> Answer:
-        now = time.gmtime(time.time() + self._skew_s)
+        asked_at = time.time()
+        now = time.gmtime(self.clock.now())
         headers = sigv4.sign(
             request,
             credentials=self._credentials.current(),
@@ -127,26 +132,10 @@ class AwsApi:
         answer = self._endpoint.exchange(
             request.method, target, headers=headers, body=request.body, sink=sink
         )
+        self.clock.learn(answer.headers.get("date", ""), asked_at=asked_at)
         if answer.status >= 300:  # noqa: PLR2004 - HTTP: 3xx is the wrong endpoint
             raise _error(answer)
         return answer
-
-    def _learn(self, error: RunnerError) -> None:
-        if not isinstance(error, AwsError):
-            return
-        if error.code in _STALE_CREDENTIALS:
-            self._credentials.distrust()
-        if error.code in _WRONG_CLOCK:
-            self._skew_s = _skew_s(error.date, now=time.time())
-
-
-def _skew_s(date: str, *, now: float) -> float:
-    """How far AWS's clock is ahead of ours; a machine's first minute may be without NTP."""
-    try:
-        skew_s = email.utils.parsedate_to_datetime(date).timestamp() - now
-    except (TypeError, ValueError):
-        return 0.0
-    return skew_s if abs(skew_s) > _SKEW_IGNORED_S else 0.0
 
 
 def _error(answer: Answer) -> AwsError:
@@ -157,7 +146,6 @@ def _error(answer: Answer) -> AwsError:
         code[:ERROR_CHARS_MAX] or f"HTTP{answer.status}",
         status=answer.status,
         message=message[:ERROR_CHARS_MAX] or text[:200],
-        date=answer.headers.get("date", ""),
         region=answer.headers.get("x-amz-bucket-region", ""),
     )
 

@@ -38,8 +38,11 @@ from dstackd.runner.registry import LOCAL_PREFIX, Login, ecr_login, pull, qualif
 from dstackd.runner.secrets import Secrets
 
 START = "start"
+NOTE = "container"
 STARTED_S = 120.0
 """A large image on a cold disk."""
+ENDED_S = 5.0
+"""For a container to end behind the engine's process."""
 REMOVED_S = 60.0
 SIGNALLED_S = 10.0
 _POLL_S = 0.05
@@ -127,6 +130,7 @@ class Container:
         engine = self._ready_engine()
         visible = self._visible(environment)
         entry = self._entry(script_path, visible)
+        self._note(f"{engine.name} {self._name}\n")
         self._id = self._create(engine, entry, working_dir)
         self._is_gone = False
         user = str(self._image_config.get("User") or "")
@@ -139,6 +143,20 @@ class Container:
             self._send(process, container_program.program(self._command(script_path), visible))
         self._wait_until_started(engine, process)
         return process
+
+    def ended_with(self, status: int) -> int:
+        """See `Enclosure.ended_with`. The engine's own process may end before its container, and with 0: Docker's
+        does when it is sent SIGTERM (20.10). What is not known is no success.
+        """
+        if status < 0:
+            return status
+        deadline = Deadline(ENDED_S)
+        while (state := self._state()).get("Running") and deadline.left_s() > 0:
+            time.sleep(_POLL_S)
+        code = state.get("ExitCode")
+        if state.get("Running") or not isinstance(code, int):
+            return status or -signal.SIGKILL
+        return code
 
     def signal(self, number: int) -> None:
         """See `Enclosure.signal`."""
@@ -182,6 +200,7 @@ class Container:
             self._remove(self._engine, [self._id])
             self._is_gone = True
             self._id = ""
+            self._note("")
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
@@ -191,6 +210,14 @@ class Container:
         for pipe in (self._process.stdout, self._process.stderr) if self._process else ():
             if pipe is not None:
                 pipe.close()
+
+    def _note(self, text: str) -> None:
+        """For whoever has to end the container without this process. Where a machine is only played, it is
+        more than one of the machine's processes, and outlives them.
+        """
+        path = os.path.join(self._base_dir, NOTE)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
 
     def _ready_engine(self) -> Engine:
         if self._engine is None:

@@ -10,6 +10,7 @@ from dstackd import protocol
 from dstackd.runner.errors import Unreachable
 from dstackd.runner.imds import Imds
 from dstackd.runner.sigv4 import Credentials
+from dstackd.runner.wall_clock import WallClock
 
 ROLE_PATH = "meta-data/iam/security-credentials/"
 RENEW_BEFORE_S = 300.0
@@ -26,11 +27,13 @@ class InstanceCredentials:
         self._current: Credentials | None = None
         self._renew_at = 0.0
         self._end_at = 0.0
+        self.clock = WallClock()
+        """Shared by all who call AWS with these."""
 
     def current(self) -> Credentials:
         """Credentials that are valid now. Raises Unreachable."""
         with self._lock:
-            if self._current is None or time.time() >= self._renew_at:
+            if self._current is None or self.clock.now() >= self._renew_at:
                 self._renew()
             if self._current is None:
                 raise Unreachable("no role credentials")
@@ -42,7 +45,7 @@ class InstanceCredentials:
             self._renew_at = 0.0
 
     def _renew(self) -> None:
-        now = time.time()
+        now = self.clock.now()
         try:
             role = self._imds.require(ROLE_PATH).split()[0]
             value = protocol.load_json(self._imds.require(ROLE_PATH + role))

@@ -98,6 +98,9 @@ class Direct:
     def lives(self) -> bool:
         return self._processes is not None and bool(self._processes.pids())
 
+    def ended_with(self, status: int) -> int:
+        return status
+
     def ran_out_of_memory(self) -> bool:
         return self._processes is not None and self._processes.ran_out_of_memory()
 

@@ -20,6 +20,9 @@ class Enclosure(Protocol):
         input is empty, the session is its own. Raises OSError, ValueError, StageFailed.
         """
 
+    def ended_with(self, status: int) -> int:
+        """What the commands ended with, now that their process ended with this; -n for signal n."""
+
     def signal(self, number: int) -> None:
         """To everything inside; no error when nothing is left."""
 

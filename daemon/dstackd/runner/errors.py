@@ -18,14 +18,10 @@ class NoRoom(RunnerError):
 class AwsError(RunnerError):
     """An AWS API answered with an error; `code` is AWS's own word for it."""
 
-    def __init__(
-        self, code: str, *, status: int, message: str, date: str = "", region: str = ""
-    ) -> None:
+    def __init__(self, code: str, *, status: int, message: str, region: str = "") -> None:
         super().__init__(f"{code} ({status}): {message}")
         self.code = code
         self.status = status
-        self.date = date
-        """The answer's Date header; tells a wrong clock."""
         self.region = region
         """Where the bucket is, when S3 said so (`x-amz-bucket-region`)."""
 

@@ -10,12 +10,13 @@ import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from http import HTTPStatus
 
 from dstackd import artifact_manifest, protocol
 from dstackd.artifact_manifest import Manifest, ManifestError
 from dstackd.launch_document import InputDocument, JobDocument
 from dstackd.runner.download import PATIENCE_S, Download, Wanted, WrongDigest
-from dstackd.runner.errors import NoRoom, RunnerError, StageFailed
+from dstackd.runner.errors import AwsError, NoRoom, RunnerError, StageFailed
 from dstackd.runner.paths import Places, UnsafePath, below
 from dstackd.runner.progress import Progress, size_text
 from dstackd.runner.s3 import Bucket
@@ -64,10 +65,13 @@ def restore_inputs(
 
 
 def _tar_size(wanted: InputDocument, bucket: Bucket) -> int:
+    key = protocol.input_key(wanted.sha256)
     try:
-        return bucket.head(protocol.input_key(wanted.sha256), patience_s=PATIENCE_S).size
+        return bucket.head(key, patience_s=PATIENCE_S).size
     except RunnerError as error:
-        raise StageFailed("inputs", f"{wanted.target}: {error}") from error
+        missing = isinstance(error, AwsError) and error.status == HTTPStatus.NOT_FOUND
+        problem = f"{key} is not in the bucket" if missing else str(error)
+        raise StageFailed("inputs", f"{wanted.target}: {problem}") from error
 
 
 def _require_room(size_bytes: int, folder: str) -> None:

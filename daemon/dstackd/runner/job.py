@@ -188,7 +188,7 @@ class RunningJob:
         return OUT_OF_MEMORY if code != 0 and self._enclosure.ran_out_of_memory() else EXIT
 
     def _reap(self) -> None:
-        code = self._process.wait()
+        code = self._enclosure.ended_with(self._process.wait())
         self._exit_code = 128 - code if code < 0 else code
         self._switch.wake()
 

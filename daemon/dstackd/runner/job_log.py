@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dstackd.runner.cutting import SECRET_BYTES_MAX, Mask, cut_for
 from dstackd.runner.lines import LineSplitter, fitting_texts
@@ -25,15 +25,21 @@ _SURELY_FITS_CHARS = 20_000
 
 class JobLog:
     """Takes both sources' bytes. `mask` is applied to each line before it is cut or kept; `quota_bytes` is what
-    CloudWatch may be sent, as it counts (message and 26 bytes for each line).
+    CloudWatch may be sent, as it counts (message and 26 bytes for each line). `now`: seconds since the epoch.
     """
 
     def __init__(
-        self, spool: Spool, *, mask: Mask | None = None, quota_bytes: int | None = None
+        self,
+        spool: Spool,
+        *,
+        mask: Mask | None = None,
+        quota_bytes: int | None = None,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._spool = spool
         self._mask = mask
         self._quota_bytes = quota_bytes
+        self._now = now
         reserve_bytes = SECRET_BYTES_MAX if mask else 0
         self._splitters = {
             source: LineSplitter(reserve_bytes=reserve_bytes, cut=cut_for(mask))
@@ -137,7 +143,7 @@ class JobLog:
     def _append(self, source: str, texts: Sequence[str], *, room_bytes: int | None) -> int:
         """Spool what fits; how many of the texts, lost ones included."""
         # The wall clock may be set back; CloudWatch wants a batch in time order.
-        self._at_ms = max(self._at_ms, int(time.time() * 1000))
+        self._at_ms = max(self._at_ms, int(self._now() * 1000))
         before = self._encoder.last_n
         records, taken, size_bytes = self._encoder.records(
             texts, source=source, at_ms=self._at_ms, room_bytes=room_bytes

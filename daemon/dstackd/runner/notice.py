@@ -5,9 +5,9 @@ Sources: AWS, "Spot Instance interruption notices" and "EC2 instance rebalance r
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
+from dstackd import protocol
 from dstackd.runner.credentials import parse_utc
 
 SPOT_PATH = "meta-data/spot/instance-action"
@@ -34,7 +34,7 @@ def read_notice(text: str, *, now: float) -> Notice:
     A machine that reads a notice whose time is over has a wrong clock, or it will not live to see the
     difference: half of the time is assumed, so that the job is not killed for a clock.
     """
-    value = json.loads(text)
+    value = protocol.load_json(text)
     action, at = str(value["action"]), str(value["time"])
     left_s = parse_utc(at) - now
     return Notice(action, at, min(left_s, NOTICE_S) if left_s > 0 else NOTICE_S / 2)
@@ -42,4 +42,4 @@ def read_notice(text: str, *, now: float) -> Notice:
 
 def read_rebalance(text: str) -> str:
     """The time of the recommendation at REBALANCE_PATH, ISO 8601. Raises as `read_notice`."""
-    return str(json.loads(text)["noticeTime"])
+    return str(protocol.load_json(text)["noticeTime"])

@@ -124,7 +124,8 @@ def start_log(
 ) -> tuple[JobLog, Shipper]:
     """An attempt's log, spooled in `folder`, which is emptied, and its way to CloudWatch, which has begun."""
     shutil.rmtree(folder, ignore_errors=True)
-    log = JobLog(Spool(os.path.join(folder, flush.SEGMENTS)), mask=mask, quota_bytes=quota_bytes)
+    spool = Spool(os.path.join(folder, flush.SEGMENTS))
+    log = JobLog(spool, mask=mask, quota_bytes=quota_bytes, now=logs.clock.now)
     flush.remember(folder, group=group, stream=stream)
     shipper = Shipper(
         log,

@@ -144,6 +144,7 @@ def _read_whole(response: http.client.HTTPResponse, deadline: Deadline) -> bytes
             raise TimeoutError("the body has not come to its end")
     if expected is not None and size != expected:
         raise http.client.IncompleteRead(b"", expected - size)
+    response.read()  # nothing; http.client sees only here that the connection is free again
     return b"".join(chunks)
 
 

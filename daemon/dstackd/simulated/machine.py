@@ -300,6 +300,7 @@ class SimulatedMachine:
 
     def _fail(self, stage: str, message: str) -> None:
         self._report(protocol.FAILED, stage, message)
+        self.runner_up = self._running = False
         self.go_down(BY_ITSELF)
 
     def _beat(self) -> None:

@@ -16,12 +16,13 @@ from typing import Any, TypeAlias, TypeVar
 import anyio
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
 
 from dstackd.errors import ConfigError, InvariantError, StorageFailed, StoreBusy
 from dstackd.ports import Clock
+from dstackd.store.failures import drop_broken_connections, in_words, is_busy, is_outage
 
 T = TypeVar("T")
 
@@ -30,6 +31,8 @@ Connection: TypeAlias = AsyncConnection
 
 WRITE_WAIT_S = 30.0
 """How long a write keeps trying while other processes hold the lock."""
+CONNECT_S = 10.0
+"""To PostgreSQL: a host that does not answer at all must not hold up the others, nor the daemon's end, for a minute."""
 RETRY_MIN_S = 0.0005
 RETRY_SPREAD_S = 0.004
 
@@ -65,28 +68,34 @@ class Database:
     async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run `work` in one transaction and commit. `work` may run again from the start: it must not keep state.
 
-        Raises StoreBusy when the lock was not to be had for WRITE_WAIT_S, StorageFailed when the database does not work.
+        Raises StoreBusy when the lock was not to be had for WRITE_WAIT_S, StorageFailed when the database does not work. After
+        StorageFailed the work may have been committed all the same: a connection can break between a commit and its
+        answer. So nothing is repeated here; whoever asked reads again, and goes on from what is there.
         """
         deadline_s = self._clock.monotonic_s() + WRITE_WAIT_S
         async with self._writing:
             while True:
                 try:
                     return await _uncancelled(self._writer.begin(), work)
-                except OperationalError as error:
-                    if not _is_busy(error):
-                        raise StorageFailed(str(error.orig)) from error
+                except (DBAPIError, OSError) as error:
+                    if is_outage(error):
+                        raise StorageFailed(in_words(error)) from error
+                    if not is_busy(error):
+                        raise
                     if self._clock.monotonic_s() > deadline_s:
                         message = f"the database stayed locked for {WRITE_WAIT_S:.0f} s"
                         raise StoreBusy(message) from error
                 await anyio.sleep(RETRY_MIN_S + RETRY_SPREAD_S * self._clock.jitter())
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """Run `work` in one read transaction: a consistent picture that blocks nobody."""
+        """Run `work` in one read transaction: a consistent picture that blocks nobody. Raises StorageFailed."""
         async with self._reading:
             try:
                 return await _uncancelled(self._reader.connect(), work)
-            except OperationalError as error:
-                raise StorageFailed(str(error.orig)) from error
+            except (DBAPIError, OSError) as error:
+                if is_outage(error) or is_busy(error):
+                    raise StorageFailed(in_words(error)) from error
+                raise
 
 
 async def _uncancelled(
@@ -114,7 +123,7 @@ async def open_database(url: str, *, clock: Clock) -> AsyncIterator[Database]:
             create_shared_file(path)
         writer, reader = _sqlite_engine(parsed, "IMMEDIATE"), _sqlite_engine(parsed, "DEFERRED")
     else:
-        writer = reader = create_async_engine(parsed, pool_size=5, pool_pre_ping=True)
+        writer = reader = _postgres_engine(parsed)
     try:
         yield Database(writer, reader, url=parsed, clock=clock)
     finally:
@@ -175,6 +184,16 @@ def _sqlite_engine(url: URL, kind: str) -> AsyncEngine:
     return engine
 
 
-def _is_busy(error: OperationalError) -> bool:
-    text = str(error.orig)
-    return "database is locked" in text or "database table is locked" in text
+def _postgres_engine(url: URL) -> AsyncEngine:
+    """Transactions see one picture from their first statement on, as SQLite's do: in PostgreSQL's default each statement
+    sees its own, and a machine could be in none of two lists that were read one after the other.
+    """
+    engine = create_async_engine(
+        url,
+        pool_size=5,
+        pool_pre_ping=True,
+        isolation_level="REPEATABLE READ",
+        connect_args={"timeout": CONNECT_S},
+    )
+    drop_broken_connections(engine)
+    return engine

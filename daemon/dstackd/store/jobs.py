@@ -206,13 +206,19 @@ async def open_arrays(connection: AsyncConnection) -> list[tuple[Job, tuple[Arra
             child.c.exit_code.label("child_exit_code"),
             child.c.cancel_requested.label("child_cancel_requested"),
         )
-        .join(child, child.c.array_parent == JOB.c.id)
-        .where(JOB.c.finished_at_ms.is_(None))
+        .outerjoin(child, child.c.array_parent == JOB.c.id)
+        .where(
+            JOB.c.finished_at_ms.is_(None),
+            JOB.c.phase == "running",
+            JOB.c.reason == Reason.ARRAY_EXPANDED,
+        )
         .order_by(JOB.c.seq, child.c.seq)
     )
     arrays: dict[str, tuple[Job, list[ArrayElement]]] = {}
     for row in await connection.execute(statement):
         _, elements = arrays.setdefault(row.id, (job_of(row), []))
+        if row.child_id is None:  # somebody has deleted them
+            continue
         elements.append(
             ArrayElement(
                 row.child_id,

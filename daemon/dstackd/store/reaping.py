@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, exists, or_, select, update
@@ -28,12 +29,30 @@ def _nobody_needs_it() -> ColumnElement[bool]:
     return or_(MACHINE.c.state == InstanceState.SHUTTING_DOWN.value, judged)
 
 
-async def newly_leaving(connection: AsyncConnection) -> list[str]:
-    """Ids of machines that nobody needs any more, and of which that is not written yet."""
-    statement = select(MACHINE.c.instance_id).where(
-        MACHINE.c.gone_at_ms.is_(None), MACHINE.c.leaving_since_ms.is_(None), _nobody_needs_it()
+@dataclass(frozen=True, slots=True)
+class Leavers:
+    """Machines on their way out that something is to be done about, by id."""
+
+    new: tuple[str, ...]
+    """Nobody needs them any more, and that is not written yet."""
+    stuck: tuple[str, ...]
+    untold: tuple[str, ...]
+    """Those of `stuck` that have no event yet."""
+
+
+async def leavers(connection: AsyncConnection, *, now_ms: int) -> Leavers:
+    """All of them, in one statement: this is read with every sweep."""
+    is_new = MACHINE.c.leaving_since_ms.is_(None) & _nobody_needs_it()
+    statement = select(
+        MACHINE.c.instance_id, MACHINE.c.leaving_since_ms, MACHINE.c.stuck_at_ms
+    ).where(MACHINE.c.gone_at_ms.is_(None), or_(is_new, long_leaving(now_ms)))
+    rows = list(await connection.execute(statement))
+    stuck = [row for row in rows if row.leaving_since_ms is not None]
+    return Leavers(
+        new=tuple(row.instance_id for row in rows if row.leaving_since_ms is None),
+        stuck=tuple(row.instance_id for row in stuck),
+        untold=tuple(row.instance_id for row in stuck if row.stuck_at_ms is None),
     )
-    return list((await connection.execute(statement)).scalars())
 
 
 async def note_leaving(
@@ -56,14 +75,6 @@ def long_leaving(now_ms: int) -> ColumnElement[bool]:
     return MACHINE.c.gone_at_ms.is_(None) & (
         MACHINE.c.leaving_since_ms < now_ms - int(STUCK_AFTER_S * 1000)
     )
-
-
-async def stuck_machines(connection: AsyncConnection, *, now_ms: int) -> list[tuple[str, bool]]:
-    """(instance id, whether it was told already) of the machines that do not go."""
-    statement = select(MACHINE.c.instance_id, MACHINE.c.stuck_at_ms.is_not(None)).where(
-        long_leaving(now_ms)
-    )
-    return [(row[0], bool(row[1])) for row in await connection.execute(statement)]
 
 
 async def note_stuck(
