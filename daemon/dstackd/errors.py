@@ -6,7 +6,7 @@ DstackdError
 |-- InvariantError         our own bug; the process ends and starts again
 `-- OperatingError         the world is at fault; the pass goes on, the loop backs off
     |-- StoreBusy          the database stayed locked; try the transaction again later
-    |-- StorageFailed        the database or a file cannot be written (a full disk, a bad one); try again later
+    |-- StorageFailed        the database or a file cannot be written or reached (a full disk, a restart); read again later
     |-- StaleRow           somebody else moved the row on; drop the result, read again
     `-- CloudError         an AWS API answered with an error code, or not at all
         |-- CloudUnavailable   outcome unknown: repeat the identical call
@@ -45,7 +45,7 @@ class StoreBusy(OperatingError):
 
 
 class StorageFailed(OperatingError):
-    """The disk, or the database on it, does not do its work now."""
+    """The disk, or the database, does not do its work now. A transaction that ended so may have been committed."""
 
 
 class StaleRow(OperatingError):

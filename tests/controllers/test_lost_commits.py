@@ -29,10 +29,7 @@ from tests.controllers.test_crashes import (
 
 T = TypeVar("T")
 
-NAMES = (
-    *("plain", "array", "reclaimed", "overlapping", "lost", "failed to boot", "partial fill"),
-    *("cancelled in running", "cancelled in booting", "inputs", "rejected"),
-)
+NAMES = ("plain", "array", "reclaimed", "failed to boot", "cancelled in running", "inputs")
 
 
 class Unanswered(Database):

@@ -167,6 +167,23 @@ async def test_a_wrong_clock_of_the_host_changes_nothing(skew_s: int, world: Ins
     assert len(world.lines()) == 3
 
 
+async def test_a_machine_that_is_learnt_of_late_is_not_judged_by_an_old_sweep(
+    world: Installation,
+) -> None:
+    """It has come, said its last word and gone before EC2's answer is saved: what was nobody's word then is read first."""
+    faults = world.cloud.faults
+    faults.boot_s, faults.shutdown_s, faults.lose_answer["RunInstances"] = 2.0, 2.0, 1
+    world.insert(spec_json(Script(run_s=1.0)))
+    await world.rounds(1, every_s=60.0)
+    await world.daemon.machines.step()
+    await world.daemon.launches.step()
+    assert world.job()["phase"] == "booting"
+    await world.daemon.machines.step()
+    assert world.job()["phase"] == "booting"
+    await world.until_over()
+    assert (world.job()["phase"], len(world.cloud.machines)) == ("succeeded", 1)
+
+
 async def test_a_clock_that_jumps_ahead_makes_no_machine_absent(world: Installation) -> None:
     """A young machine that EC2 does not show yet is not judged by an age that only the wall clock claims."""
     faults = world.cloud.faults

@@ -30,9 +30,8 @@ class Unlucky:
         if not self._errors:
             self.done.set()
             return self.interval_s
-        async with anyio.create_task_group():
-            async with anyio.create_task_group():
-                raise self._errors.pop(0)
+        async with anyio.create_task_group(), anyio.create_task_group():
+            raise self._errors.pop(0)
         return self.interval_s
 
 

@@ -18,7 +18,7 @@ MEMORY_MB_MAX = 2_048
 
 def main(arguments: list[str]) -> None:
     """Fuzz until the time is over, or something is found. Ends the process."""
-    if len(arguments) != 2 or arguments[0] not in targets.NAMES:  # noqa: PLR2004 - the two
+    if len(arguments) != 2 or arguments[0] not in targets.NAMES:
         print(f"usage: python -m tests.fuzz TARGET SECONDS; targets: {' '.join(targets.NAMES)}")
         raise SystemExit(2)
     try:

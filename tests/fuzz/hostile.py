@@ -40,7 +40,17 @@ PATHS = (
     "a/../b",
 )
 SURROGATES = ("\ud800", "\udfff", "\ud83d")
-LOOKALIKES = ("раураl", "ａｄｍｉｎ", "ⅳ", "٣", "²", "ﬁ", "I\u0307", "ß", "👩‍👩‍👧‍👦", "🏳️‍🌈")
+LOOKALIKES = (
+    "\u0440\u0430\u0443\u0440\u0430l",  # Cyrillic
+    "\uff41\uff44\uff4d\uff49\uff4e",  # full width
+    "ⅳ",
+    "٣",
+    "²",
+    "ﬁ",
+    "I\u0307",
+    "ß",
+    "👩\u200d👩\u200d👧",
+)
 FLOODS = ("a" + "\u0301" * 2_000, "\u0489" * 500)
 QUOTES = (
     "'",
@@ -63,8 +73,8 @@ def hostile_text(*, surrogates: bool = False, nul: bool = True) -> st.SearchStra
     pieces = [each for each in _PIECES if nul or "\0" not in each]
     pieces += SURROGATES if surrogates else ()
     excluded = "" if nul else "\0"
-    categories = () if surrogates else ("Cs",)
-    some = st.text(st.characters(exclude_categories=categories, exclude_characters=excluded))
+    whole = st.characters(exclude_categories=["Cs"], exclude_characters=excluded)
+    some = st.text(st.characters(exclude_characters=excluded) if surrogates else whole)
     return st.lists(st.sampled_from(pieces) | some, max_size=5).map("".join)
 
 

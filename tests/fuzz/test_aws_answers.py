@@ -5,12 +5,12 @@ Anything else than an OperatingError that leaves a port ends the daemon's proces
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import anyio
 import pytest
 
 from dstackd.aws import api as api_module
@@ -42,6 +42,12 @@ SLACK_S = 5.0
 """For a busy machine."""
 BODY_BYTES = 300_000
 """In the place of 64 MiB."""
+
+# After headers that are no text aiobotocore 3.10 lets go of an answer without closing it; the collector does.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Unclosed connection:ResourceWarning",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+)
 
 Ask = Callable[[AwsBackend], Awaitable[object]]
 
@@ -75,12 +81,10 @@ ASKED: dict[str, Ask] = {
 }
 SAYS_NOTHING = ("snapshot", "reclaimed", "open_requests", "strangers", "list", "sweep", "launch")
 """What must never be answered with "none" for something that cannot be read."""
-MAY_BE_EMPTY = {"terminate", "put", "exists", "delete", "cancel_requests", "get"}
-"""Of these a status of 200 is the whole answer."""
 
 
 @pytest.fixture(autouse=True)
-def _in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def _in_seconds(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No repeats, short time-outs, small bodies: the product's own, in a test's time."""
     monkeypatch.setattr(session, "ATTEMPTS_MAX", 1)
     monkeypatch.setattr(session, "READ_TIMEOUT_S", CALL_S)
@@ -88,6 +92,8 @@ def _in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bucket_module, "GET_MAX_S", CALL_S)
     monkeypatch.setattr(bucket_module, "GET_BYTES_MAX", BODY_BYTES)
     monkeypatch.setattr(bounded_session, "ANSWER_BYTES_MAX", BODY_BYTES)
+    yield
+    gc.collect()  # so that no other test hears of what was let go of here
 
 
 @asynccontextmanager
@@ -110,11 +116,12 @@ async def a_backend(odd: Odd, folder: Path) -> AsyncIterator[AwsBackend]:
 
 async def _outcome(ask: Ask, backend: AwsBackend) -> object:
     began_s = time.monotonic()
+    result: object
     try:
         result = await ask(backend)
     except CloudError as error:
-        assert len(str(error)) < 20_000
         result = error
+    assert not isinstance(result, CloudError) or len(str(result)) < 20_000
     assert time.monotonic() - began_s < CALL_S + SLACK_S
     return result
 
@@ -175,6 +182,5 @@ async def test_pages_without_an_end_have_an_end(
             s3._service = "s3"
             monkeypatch.setattr(s3, "call", lambda _operation, **given: none_of(str(given)))
             with pytest.raises(CloudUnavailable, match="TooManyPages"):
-                async for _ in s3.pages("ListObjectsV2"):
-                    await anyio.lowlevel.checkpoint()
+                _ = [page async for page in s3.pages("ListObjectsV2")]
     assert len(asked) == 5

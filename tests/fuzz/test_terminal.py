@@ -200,6 +200,10 @@ async def test_pull_writes_nothing_outside(tmp_path: Path) -> None:
             assert "Traceback" not in finished.err
             assert drives(finished.err) == []
             world.clock.ahead_s += 60
-    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    written = _files(tmp_path)
     assert all(path.is_relative_to(tmp_path / "in" / "to") for path in written)
     assert all(path.stat().st_mode & 0o7000 == 0 for path in written)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]

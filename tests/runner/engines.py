@@ -103,7 +103,9 @@ def podman(folder: Path) -> Iterator[Rig]:
 def docker(folder: Path) -> Iterator[Rig]:
     """A Docker daemon with all it has in the folder, without networks of its own."""
     address = f"unix://{folder}/socket"
-    command = ["dockerd", "--host", address, "--storage-driver", "vfs"]
+    # It ends with the tests' process, also when that is killed.
+    command = ["setpriv", "--pdeathsig", "TERM"]
+    command += ["dockerd", "--host", address, "--storage-driver", "vfs"]
     command += ["--data-root", f"{folder}/kept", "--exec-root", f"{folder}/exec"]
     command += ["--pidfile", f"{folder}/pid", "--bridge", "none"]
     command += ["--iptables=false", "--ip6tables=false"]

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from pytest import MonkeyPatch  # noqa: PT013 - the class, not a mark of a test
+from typing_extensions import override
 
 from dstackd.controllers import inbox, launches, logs, machines, planning, reaper, reusing
 from dstackd.core import admission, decide, log_windows, observe, pairing
@@ -34,6 +35,7 @@ from dstackd.leaving import Leaving
 from dstackd.log_reads import LogReads
 from dstackd.simulated.compute import SimulatedCompute
 from dstackd.store import launches as launch_store
+from dstackd.store import machines as machine_store
 from dstackd.store import moves
 from dstackd.store.leaving import leaving_attempts
 from dstackd.store.requests import load_request
@@ -370,6 +372,23 @@ def written_lines_not_counted(patch: MonkeyPatch) -> None:
     patch.setattr(logs.Logs, "_begin", trusting)
 
 
+class _Everything(frozenset[str]):
+    """Has whatever it is asked for."""
+
+    @override
+    def __contains__(self, item: object) -> bool:
+        return True
+
+
+def old_sweep_believed(patch: MonkeyPatch) -> None:
+    """A machine that was learnt of late is judged by a sweep from before."""
+
+    async def all_known(*_: object) -> frozenset[str]:
+        return _Everything()
+
+    patch.setattr(machine_store, "instances_of_attempts", all_known)
+
+
 PLANTED: dict[str, Plant] = {
     plant.__name__: plant
     for plant in (
@@ -382,5 +401,6 @@ PLANTED: dict[str, Plant] = {
         *(leaving_forgotten, leaving_for_nothing, bounds_unchecked, queued_before_the_last_word),
         *(budget_unchecked, cancel_lost, conflict_taken_for_ours, released_machine_terminated),
         *(unread_taken_for_silent, started_taken_for_a_failed_boot, written_lines_not_counted),
+        old_sweep_believed,
     )
 }

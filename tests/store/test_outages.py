@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import anyio
 import pytest
@@ -68,11 +68,11 @@ async def ids(database: Database) -> set[str]:
     return await database.read(work)
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def until_there_are(committed: set[str], *, count: int) -> None:
     """Poll, with a deadline."""
     with anyio.fail_after(20):
         while True:
-            if condition():
+            if len(committed) >= count:
                 return
             await anyio.sleep(0.01)
 
@@ -110,8 +110,7 @@ async def test_a_restart_in_the_middle(mode: str, own_server: Postgres, database
         group.start_soon(write)
         group.start_soon(read)
         for _ in range(3):
-            wanted = len(committed) + 10
-            await until(lambda wanted=wanted: len(committed) >= wanted)
+            await until_there_are(committed, count=len(committed) + 10)
             await to_thread.run_sync(lambda: own_server.restart(mode=mode))
         over.set()
     await insert(database, "last")

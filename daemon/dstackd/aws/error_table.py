@@ -169,6 +169,7 @@ _UNKNOWN_OUTCOMES = _all(
     "OperationAborted",  # S3 409: another writer at the same moment
     "OperationAbortedException",
     "ConditionalRequestConflict",  # S3 409 on a conditional write
+    "UnreadableAnswer",  # ours: an error without a code is somebody else's, a proxy's perhaps
 )
 
 _DENIALS = (

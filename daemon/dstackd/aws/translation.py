@@ -22,6 +22,9 @@ from dstackd.errors import (
 
 MESSAGE_CHARS_MAX = 8192
 """Of an error; EC2 names up to a hundred machines in one."""
+UNREADABLE = "UnreadableAnswer"
+"""The code of an answer that is none of AWS's, or not what was asked for."""
+_ERROR_FROM = 300
 _TRANSPORT = (
     raised.ConnectionError,
     raised.HTTPClientError,  # the base of every timeout and closed connection
@@ -56,7 +59,7 @@ def reading(operation: str) -> Iterator[None]:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         problem = f"{type(error).__name__}: {error}"[:MESSAGE_CHARS_MAX]
-        raise CloudUnavailable("UnreadableAnswer", problem, operation=operation) from error
+        raise CloudUnavailable(UNREADABLE, problem, operation=operation) from error
 
 
 def translate(error: Exception, operation: str) -> CloudError:
@@ -99,4 +102,7 @@ def error_of(response: Untyped) -> tuple[str, str, int]:
     """(code, message, HTTP status) of an answer; the code is empty when it was no error."""
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     error = response.get("Error") or {}
-    return str(error.get("Code", "")), str(error.get("Message", "")), status
+    code = str(error.get("Code") or "")
+    if not code and status >= _ERROR_FROM:
+        code = UNREADABLE
+    return code, str(error.get("Message") or ""), status

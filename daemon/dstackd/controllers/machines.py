@@ -106,6 +106,8 @@ class Machines:
         self._snapshot: Snapshot | None = None
         self._swept_at_s: float | None = None
         self._words_read = False
+        self._known: frozenset[str] = frozenset()
+        """Instances of which it was known, when they were last swept, that they are ours to judge."""
         self._missing_s: dict[str, float] = {}
         """Instances of jobs and of rows that the last sweep did not show -> since when none has, by the monotonic clock."""
         self._missing_before_s: dict[str, float] = {}
@@ -145,6 +147,7 @@ class Machines:
             return error
         self._snapshot = snapshot
         self._missing_before_s, self._missing_s = self._missing_s, {}
+        self._known = await self._database.read(store.instances_of_attempts)
         await self._save_states(snapshot)
         return None
 
@@ -240,7 +243,11 @@ class Machines:
         return Decided(job, attempt, decision)
 
     def _observe(self, attempt: Attempt) -> Observation:
-        """What the last sweep says; absent is only what has been missing for long."""
+        """What the last sweep says; absent is only what has been missing for long. Of a machine that was learnt of since
+        it says nothing: its words may have been passed over as nobody's when they were last read.
+        """
+        if attempt.instance_id not in self._known:
+            return UNKNOWN
         seen = observe(attempt.instance_id, self._snapshot, launched_at_ms=attempt.launched_at_ms)
         if seen.seen is Seen.ABSENT and not self._is_missing_for_long(attempt.instance_id):
             return UNKNOWN

@@ -81,7 +81,8 @@ class Endpoint:
                 # The other side may close an idle connection at any moment; that is no failure.
                 connection.close()
                 response = _send(connection, method, target, headers, body)
-            answer = _receive(response, sink, within_s=WHOLE_TIMEOUTS * self._timeout_s)
+            with response:  # which has the socket where the answer says that it is the last one
+                answer = _receive(response, sink, within_s=WHOLE_TIMEOUTS * self._timeout_s)
             done = True
         # ValueError: http.client's own of a header or a length that is none.
         except (http.client.HTTPException, OSError, ValueError) as error:

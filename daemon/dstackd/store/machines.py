@@ -59,6 +59,13 @@ async def needed(
     return needed_ids, frozenset(launches.scalars())
 
 
+async def instances_of_attempts(connection: AsyncConnection) -> frozenset[str]:
+    """Instances of attempts that are not over, whether EC2 shows them or not."""
+    statement = select(ATTEMPT.c.instance_id).where(ATTEMPT.c.ended_at_ms.is_(None))
+    ids = (await connection.execute(statement)).scalars()
+    return frozenset(each for each in ids if each is not None)
+
+
 async def anything_live(connection: AsyncConnection) -> bool:
     """Whether a machine of ours may exist or may have left word: one not seen gone, an attempt that is not over (its
     machine may have gone already, with its last word in the bucket), or a launch without an answer.

@@ -5,7 +5,7 @@ sentence it returns is a broken promise.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,8 +51,7 @@ def read(
 
 def broken_promises(after: Aftermath) -> list[str]:
     """All of them; none is what a test wants."""
-    checks = (lost_jobs, histories, money, duplicates, orphans, attempts, logs, artifacts)
-    return [f"{check.__name__}: {sentence}" for check in checks for sentence in check(after)]
+    return [f"{check.__name__}: {sentence}" for check in CHECKS for sentence in check(after)]
 
 
 def lost_jobs(after: Aftermath) -> Iterator[str]:
@@ -226,3 +225,8 @@ def artifacts(after: Aftermath) -> Iterator[str]:
             or {file.path: file.sha256 for file in manifest.files} != asked.files
         ):
             yield f"{job_id} {number}: {manifest.verdict} with {[file.path for file in manifest.files]}"
+
+
+CHECKS: tuple[Callable[[Aftermath], Iterator[str]], ...] = (
+    *(lost_jobs, histories, money, duplicates, orphans, attempts, logs, artifacts),
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import http.client
 import itertools
 import json
 import os
@@ -25,6 +26,10 @@ HERE = Path(__file__).parent
 END_S = 240.0
 """From the last death to the last job's end."""
 CLOCK_OFF_S = 240.0
+EARLY_DEATHS = 0.35
+"""How many of them die while they start."""
+LIFE_S = 1.5
+"""How long the others work, on average."""
 
 
 @dataclass
@@ -71,6 +76,9 @@ class Storm:
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._life = 0
+        self._born_s = 0.0
+        self._is_awaited = False
+        """This life's end is counted from its readiness."""
         self._ready_s = 2.0
         self._hostile: subprocess.Popen[bytes] | None = None
         self._hostile_since_s = 0.0
@@ -92,7 +100,7 @@ class Storm:
             while self.done.kills < self._kills or self._agenda:
                 self._look_at_daemon()
                 self._do_what_is_due(plan)
-                time.sleep(0.02)
+                time.sleep(0.05)
             self._end()
         finally:
             self._stop_hostile()
@@ -132,16 +140,20 @@ class Storm:
             heapq.heappop(self._agenda)[2]()
 
     def _born(self) -> None:
-        """A daemon lives from now on: half of them die before they are ready, or just when."""
+        """A daemon lives from now on: some die while they start, the others some time after they are ready."""
         self._life += 1
+        self._born_s = time.monotonic()
+        self._is_awaited = False
         if self.done.kills >= self._kills:
             return
-        if self._order.random() < 0.4:
-            life_s = self._order.uniform(0.05, 1.2) * self._ready_s
+        if self._order.random() < EARLY_DEATHS:
+            self._die_in(self._order.uniform(0.05, 1.0) * self._ready_s)
         else:
-            life_s = self._ready_s + self._order.expovariate(1 / 1.5)
+            self._is_awaited = True
+
+    def _die_in(self, seconds: float) -> None:
         life = self._life
-        self._later(life_s, lambda: self._kill(life))
+        self._later(seconds, lambda: self._kill(life))
 
     def _kill(self, life: int) -> None:
         if life != self._life:  # it has died by itself meanwhile
@@ -150,12 +162,15 @@ class Storm:
         assert daemon is not None
         if daemon.poll() is not None:
             return
-        self.done.kills_before_ready += not self._site.get("/readyz")[0]
+        self.done.kills_before_ready += not self._is_ready()
         daemon.send_signal(signal.SIGKILL)
         daemon.wait()
         self.done.kills += 1
         self._life += 1
         self._later(self._order.choice((0.0, 0.0, self._order.uniform(0, 3))), self._start)
+
+    def _is_ready(self) -> bool:
+        return self._site.get("/readyz")[0] == http.client.OK
 
     def _start(self) -> None:
         self._site.daemon = self._site.spawn_daemon()
@@ -164,7 +179,13 @@ class Storm:
     def _look_at_daemon(self) -> None:
         """One that ended by itself is started again, as a supervisor would."""
         daemon = self._site.daemon
-        if daemon is None or daemon.poll() is None or daemon.returncode == -signal.SIGKILL:
+        if daemon is None or daemon.returncode == -signal.SIGKILL:
+            return
+        if daemon.poll() is None:
+            if self._is_awaited and self._is_ready():
+                self._is_awaited = False
+                self._ready_s = time.monotonic() - self._born_s
+                self._die_in(self._order.expovariate(1 / LIFE_S))
             return
         self.done.own_deaths.append((daemon.returncode, self._site.log()[-2500:]))
         self._site.daemon = None

@@ -109,7 +109,7 @@ def _shape(service: str, operation: str) -> Untyped:
 
 def run(content: bytes) -> None:
     """See the module."""
-    if len(content) < 2:  # noqa: PLR2004 - the two that choose
+    if len(content) < 2:
         return
     service, protocol, operation, read = _ASKED[content[0] % len(_ASKED)]
     status, body = _STATUSES[content[1] % len(_STATUSES)], content[2:]
@@ -131,7 +131,7 @@ def run(content: bytes) -> None:
     try:
         answer = anyio.run(parse)
         code, message, _ = error_of(answer)
-        if status >= 300:  # noqa: PLR2004 - HTTP
+        if status >= 300:
             raise refusal(code, message, operation=operation, http_status=status)
         read(answer)
     except (CloudError, ResponseParserError):

@@ -11,9 +11,11 @@ from dstackd.runner.s3_listing import read_page
 from dstackd.runner.wire import Answer
 
 SAMPLES = (
-    b"<ListBucketResult><EncodingType>url</EncodingType><IsTruncated>true</IsTruncated><Contents><Key>a%2Fb+c</Key>"
-    b"<Size>3</Size><ETag>&quot;e&quot;</ETag></Contents><NextContinuationToken>t</NextContinuationToken>"
-    b"</ListBucketResult>",
+    (
+        b"<ListBucketResult><EncodingType>url</EncodingType><IsTruncated>true</IsTruncated><Contents><Key>a%2Fb+c</Key>"
+        b"<Size>3</Size><ETag>&quot;e&quot;</ETag></Contents><NextContinuationToken>t</NextContinuationToken>"
+        b"</ListBucketResult>"
+    ),
     b"<Error><Code>SlowDown</Code><Message>m</Message></Error>",
     b'{"__type":"com.amazonaws#ThrottlingException","message":"m"}',
     b'{"action":"terminate","time":"2026-01-02T03:04:05Z"}',
@@ -29,7 +31,7 @@ def run(content: bytes) -> None:
             assert listed.key
     error = _error(Answer(400, {}, content))
     assert error.code
-    assert len(str(error)) <= 3_000  # noqa: PLR2004 - what a report can hold
+    assert len(str(error)) <= 3_000
     text = content.decode(errors="replace")
     with suppress(ValueError, KeyError, TypeError):
         read_notice(text, now=0.0)

@@ -8,10 +8,14 @@ from dstackd.spec.parse import parse_spec_json
 
 SAMPLES = (
     b'{"commands": ["echo hello"], "env": {"A": "1"}, "labels": {"team": "x"}, "name": "train"}',
-    b'{"image": "python:3.12", "inputs": [{"source": "./data", "target": "d"}], "artifacts": ["out"],'
-    b' "resources": {"cpu": "4..8", "memory": "16GB..", "gpu": {"name": "T4"}}, "retry": {"on_exit": [1]}}',
-    b'{"commands": ["a"], "spot_policy": "auto", "max_price": 0.5, "max_duration": "2h", "array": 3,'
-    b' "working_dir": "w", "stop_grace": "30s", "depends_on": ["abc"], "budget": 5, "reuse": "5m"}',
+    (
+        b'{"image": "python:3.12", "inputs": [{"source": "./data", "target": "d"}], "artifacts": ["out"],'
+        b' "resources": {"cpu": "4..8", "memory": "16GB..", "gpu": {"name": "T4"}}, "retry": {"on_exit": [1]}}'
+    ),
+    (
+        b'{"commands": ["a"], "spot_policy": "auto", "max_price": 0.5, "max_duration": "2h", "array": 3,'
+        b' "working_dir": "w", "stop_grace": "30s", "depends_on": ["abc"], "budget": 5, "reuse": "5m"}'
+    ),
 )
 SENTENCE_CHARS_MAX = 2_000
 
