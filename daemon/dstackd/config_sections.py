@@ -218,6 +218,7 @@ class LimitsSection(Section):
     """The bounds of decisions (`core.limits.Limits`), and those of launches."""
 
     boot_timeout_s: Number = Field(default=_LIMITS.boot_timeout_s, ge=1, le=7200)
+    prepare_timeout_s: Number = Field(default=_LIMITS.prepare_timeout_s, ge=1, le=_DAY_S)
     heartbeat_timeout_s: Number = Field(default=_LIMITS.heartbeat_timeout_s, ge=1, le=_DAY_S)
     notice_grace_s: Number = Field(default=_LIMITS.notice_grace_s, ge=1, le=3600)
     seal_timeout_s: Number = Field(default=_LIMITS.seal_timeout_s, ge=1, le=7 * _DAY_S)

@@ -72,6 +72,12 @@ def busy(faults: Faults) -> None:
     faults.throttle["RunInstances"] = 3
 
 
+def slow_to_boot(faults: Faults) -> None:
+    """No command begins before a cancel is heard; and EC2 does not take the launch at once."""
+    faults.throttle["RunInstances"] = 3
+    faults.boot_s = 50.0
+
+
 def slow_to_go(faults: Faults) -> None:
     """An old machine is there long after its last word, longer than the second attempt takes."""
     faults.shutdown_s = 100.0
@@ -126,10 +132,10 @@ SCENARIOS = {
     "not heard": Scenario(spec_json(replace(PLAIN, lingers=True)), set_up=silent_end),
     "cancelled in queued": replace(UNBORN, cancel_in="queued", set_up=nothing_at_all),
     "cancelled in launching": replace(
-        CANCELLED, exit_code=None, cancel_in="launching", set_up=busy, lines={}, ran=0
+        CANCELLED, exit_code=None, cancel_in="launching", set_up=slow_to_boot, lines={}, ran=0
     ),
     "cancelled in booting": replace(
-        CANCELLED, exit_code=None, cancel_in="booting", lines={}, ran=0
+        CANCELLED, exit_code=None, cancel_in="booting", set_up=slow_to_boot, lines={}, ran=0
     ),
     "cancelled in running": replace(CANCELLED, away_s=(0.0, 900.0)),
     "cancelled in sealing": Scenario(spec_json(SEALING), cancel_in="sealing"),

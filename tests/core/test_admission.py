@@ -24,7 +24,7 @@ from tests.builders import NOW_MS, a_job
 LIMITS = Limits()
 PROJECTS = ("lab", "web", "ops")
 HOUR = JobSpec(commands=("true",), max_duration_s=3600)
-WORST_H = (600 + 3600 + 30 + 300 + 3600 + GOING_S) / 3600
+WORST_H = (600 + 1800 + 3600 + 30 + 300 + 3600 + GOING_S) / 3600
 """Of HOUR, with the default limits."""
 
 
@@ -269,7 +269,7 @@ def test_the_days_money_is_shared() -> None:
     assert select([candidate(1)], Bounds(budget_per_day_usd=7.5 + WORST_H), usage).waits == ()
     wait = only_wait([candidate(1)], Bounds(budget_per_day_usd=9.0), usage)
     assert (wait.phase, wait.reason, wait.retry_s) == (None, Reason.BUDGET_EXHAUSTED, 60.0)
-    assert "budget_per_day_usd is 9.00 and the job may cost up to 2.29 USD" in wait.message
+    assert "budget_per_day_usd is 9.00 and the job may cost up to 2.79 USD" in wait.message
     assert "4.00 spent and 3.50 reserved at " in wait.message
     assert "00:00 UTC" in wait.message
 
@@ -323,7 +323,7 @@ def test_a_job_over_its_own_budget_fails() -> None:
     wait = only_wait([candidate(1, spec=spec, spent_usd=1.0)], Bounds())
     assert (wait.phase, wait.reason) == (Phase.FAILED, Reason.BUDGET_EXHAUSTED)
     assert wait.message == (
-        "the job's budget is 3.00 USD; 1.00 USD are spent and another attempt may cost up to 2.29 USD "
+        "the job's budget is 3.00 USD; 1.00 USD are spent and another attempt may cost up to 2.79 USD "
         "on m5.large (spot); lower max_duration, allow cheaper instance_types, or raise budget"
     )
 

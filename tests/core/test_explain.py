@@ -176,7 +176,7 @@ def test_bounds_are_told_with_their_keys_and_figures() -> None:
     assert figures == {
         "projects.main.max_vcpus": (64, 0, 2, False),
         "scheduling.max_machines": (2, 2, 1, True),
-        "scheduling.budget_per_day_usd": (10.0, 3.0, 0.23, False),
+        "scheduling.budget_per_day_usd": (10.0, 3.0, 0.28, False),
     }
     assert view.waits is not None
     assert view.waits.message == "max_machines is 2, and as many are in use"

@@ -65,7 +65,7 @@ def test_a_launch_has_the_longest_of_its_jobs(specs: list[JobSpec], limits: Limi
 
 
 def test_figures() -> None:
-    """An hour's job at the defaults: 10 min to boot, 30 s grace, 5 min margin, an hour to seal."""
+    """An hour's job at the defaults: 10 min to boot, 30 min to prepare, 30 s grace, 5 min margin, an hour to seal."""
     hour = replace(SPEC, max_duration_s=3600, stop_grace_s=30)
-    assert lifetime_s([hour], limits=Limits()) == 600 + 3600 + 30 + 300 + 3600
+    assert lifetime_s([hour], limits=Limits()) == 600 + 1800 + 3600 + 30 + 300 + 3600
     assert lifetime_s([replace(hour, max_duration_s=None)], limits=Limits()) == 7 * 86_400

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from urllib.parse import quote
 
@@ -18,11 +19,11 @@ async def test_bombs_are_refused() -> None:
     """Whatever is sent in the place of a job is refused in the common shape; no row comes of it."""
     bodies = [bomb.encode() for bomb in JSON_BOMBS]
     bodies += [b'{"spec": ' + body + b"}" for body in bodies]
-    bodies += [b"\xff" * 100, b"\0" * 100, b"[" * 7_000_000, LONG[2].encode()]
+    bodies += [b"\xff" * 100, b"\0" * 100, b"[" * 2_000_000, LONG[2].encode()]
     async with running(plan=a_region().plan) as world:
         for path in ("/v1/jobs", "/v1/plan"):
             for body in bodies:
-                async with world.api.post(path, data=body) as response:
+                async with world.api.post(path, data=io.BytesIO(body)) as response:
                     answer = json.loads(await response.read())
                 assert response.status in REFUSALS, body[:60]
                 assert answer["error"]["fields"] or response.status == 413
@@ -42,10 +43,8 @@ async def test_hostile_names_in_paths_and_queries() -> None:
                 query = "&".join(f"{each.name}={name}" for each in endpoint.query)
                 async with world.api.request(endpoint.method, f"{path}?{query}") as response:
                     content = await response.read()
-                assert response.status in {200, 404, 405, *endpoint.refusals} - {503}, (
-                    path,
-                    content,
-                )
+                assert response.status in {200, 404, 405, *endpoint.refusals}, path
+                assert response.status != 503 or b"no_backend" in content, (path, content)
 
 
 async def test_an_answer_is_json_whatever_a_row_holds() -> None:

@@ -27,6 +27,7 @@ def worst_case_s(spec: JobSpec, *, limits: Limits) -> float | None:
         return None
     return (
         limits.boot_timeout_s
+        + limits.prepare_timeout_s
         + spec.max_duration_s
         + spec.stop_grace_s
         + limits.duration_margin_s

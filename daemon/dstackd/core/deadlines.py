@@ -70,7 +70,10 @@ def deadlines(job: Job, attempt: Attempt, *, limits: Limits) -> Iterator[Deadlin
 def _booting(attempt: Attempt, limits: Limits) -> Iterator[Deadline]:
     yield from _notice(attempt, limits)
     since_ms = attempt.launched_at_ms
-    if attempt.reused and attempt.booted_at_ms is None:
+    if attempt.booted_at_ms is not None:
+        yield from _heartbeat(attempt, attempt.booted_at_ms, limits)
+        yield from _from(attempt.booted_at_ms, "limits.prepare_timeout_s", limits.prepare_timeout_s)
+    elif attempt.reused:
         yield _from(since_ms, "limits.take_timeout_s", limits.take_timeout_s)
     else:
         yield _from(since_ms, "limits.boot_timeout_s", limits.boot_timeout_s)

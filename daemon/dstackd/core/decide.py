@@ -87,19 +87,27 @@ def _booting(
         return ended
     if job.cancel_requested:
         return _end(attempt, Outcome.CANCELLED, Reason.CANCEL_REQUESTED, "cancelled while booting")
-    if attempt.reused and attempt.booted_at_ms is None:
-        if past(now_ms, attempt.launched_at_ms, limits.take_timeout_s):
-            message = f"the idle machine did not take the job within {limits.take_timeout_s:.0f} s"
-            return _end(attempt, Outcome.BOOT_TIMEOUT, Reason.BOOT_TIMEOUT, message)
-        return STAY
-    if past(now_ms, attempt.launched_at_ms, limits.boot_timeout_s):
-        return _end(
-            attempt,
-            Outcome.BOOT_TIMEOUT,
-            Reason.BOOT_TIMEOUT,
-            f"no command had started {limits.boot_timeout_s:.0f} s after the launch",
-        )
-    return STAY
+    late = _not_up(attempt, limits=limits, now_ms=now_ms)
+    return STAY if late is None else _end(attempt, Outcome.BOOT_TIMEOUT, Reason.BOOT_TIMEOUT, late)
+
+
+def _not_up(attempt: Attempt, *, limits: Limits, now_ms: int) -> str | None:
+    """Which bound of a machine whose commands have not begun is over, in words; None: none is."""
+    launched_ms, booted_ms = attempt.launched_at_ms, attempt.booted_at_ms
+    if booted_ms is not None:
+        if past(now_ms, booted_ms, limits.prepare_timeout_s):
+            prepared_s = limits.prepare_timeout_s
+            return f"inputs or image were not ready {prepared_s:.0f} s after the machine came up"
+        if _is_silent(attempt, booted_ms, limits=limits, now_ms=now_ms):
+            return f"no heartbeat for {limits.heartbeat_timeout_s:.0f} s"
+        return None
+    if attempt.reused:
+        if past(now_ms, launched_ms, limits.take_timeout_s):
+            return f"the idle machine did not take the job within {limits.take_timeout_s:.0f} s"
+        return None
+    if past(now_ms, launched_ms, limits.boot_timeout_s):
+        return f"the machine had not come up {limits.boot_timeout_s:.0f} s after the launch"
+    return None
 
 
 def _running(

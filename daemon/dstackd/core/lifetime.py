@@ -28,6 +28,7 @@ def _longest_s(spec: JobSpec, *, limits: Limits) -> float:
         return math.inf
     return (
         limits.boot_timeout_s
+        + limits.prepare_timeout_s
         + spec.max_duration_s
         + spec.stop_grace_s
         + limits.duration_margin_s

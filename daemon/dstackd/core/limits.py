@@ -10,7 +10,9 @@ class Limits:
     """Bounds in seconds unless the name says otherwise; the defaults suit real EC2."""
 
     boot_timeout_s: float = 600.0
-    """From RunInstances' answer to the runner's first command."""
+    """From RunInstances' answer to the runner's first word."""
+    prepare_timeout_s: float = 1800.0
+    """From the runner's first word to the job's first command: inputs are restored, an image is pulled."""
     take_timeout_s: float = 120.0
     """From the moment when an idle machine was given a job until it says that it knows it."""
     heartbeat_timeout_s: float = 300.0
