@@ -141,5 +141,5 @@ async def test_the_readme_lists_every_path() -> None:
         )
     readme = (Path(http.__file__).parent / "README.md").read_text()
     paths = {resource.canonical for resource in app.router.resources()}
-    listed = set(re.findall(r"`(?:GET |POST )?(/[a-z0-9/{}]+)[?`]", readme))
+    listed = set(re.findall(r"`(?:GET |POST )?(/[a-z0-9/{}.]+)[?`]", readme))
     assert paths == listed

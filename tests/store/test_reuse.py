@@ -169,6 +169,17 @@ async def test_a_refusal_sends_the_job_back(either: Database) -> None:
         assert ("i-1" in found) is needed
 
 
+async def test_a_clock_that_steps_back_offers_a_machine_again(either: Database) -> None:
+    """The bucket says once more that the machine has left; a second intent about the same decision breaks nothing."""
+    machine = await make_idle(either)
+    await accept(either, "job-2", "job-3")
+    await claim(either, machine)
+    (open_reuse,) = await either.read(reuse.open_reuses)
+    await either.write(partial(reuse.save_refused, reuse=open_reuse, now_ms=LATER_MS + 60_000))
+    await claim(either, machine, "job-3")
+    assert (await rows.job(either, "job-3"))["phase"] == "launching"
+
+
 async def test_an_idle_machine_is_held_once(either: Database) -> None:
     """By its project while it waits, by the next attempt once it is promised: in bounds, quotas and figures."""
     machine = await make_idle(either)

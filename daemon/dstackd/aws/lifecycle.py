@@ -93,7 +93,11 @@ def unknown_elements(body: bytes, shape: Untyped) -> list[str]:
     """Names of elements and attributes in the answer's XML for which the shape (botocore's) has no place."""
     try:
         root = ET.fromstring(body)  # noqa: S314 - from S3, and expat bounds what entities may do
-    except (ET.ParseError, LookupError, ValueError):  # no XML, or in an encoding that there is not: the parser has its own word
+    except (
+        ET.ParseError,
+        LookupError,
+        ValueError,
+    ):  # no XML, or in an encoding that there is not: the parser has its own word
         return []
     return sorted(set(_unknown_in(root, shape)))
 

@@ -122,7 +122,7 @@ async def commit_reuse(
         insert(LAUNCH).values(
             id=launch_id,
             backend=machine.backend,
-            client_token=f"reuse-{machine.instance_id}-{machine.number}",
+            client_token=f"reuse-{launch_id}",
             request="{}",
             document=document,
             offering=offering.key,

@@ -58,8 +58,8 @@ def storm_jobs(seed: int, *, count: int, folder: Path) -> list[StormJob]:
 
 
 def _counting(order: random.Random) -> tuple[str, tuple[str, ...]]:
-    lines = order.randint(5, 25)
-    command = f"for i in $(seq {lines}); do echo line $i; sleep 0.1; done"
+    lines = order.randint(10, 60)
+    command = f"for i in $(seq {lines}); do echo line $i; sleep 0.2; done"
     return command, tuple(f"line {number + 1}" for number in range(lines))
 
 
@@ -80,7 +80,7 @@ def _artifacts(job_id: str, order: random.Random, _folder: Path) -> StormJob:
     commands = ["mkdir out"]
     files = {}
     for part, last in enumerate(numbers):
-        commands += [f"seq {last} > out/{part}", f"echo part {part}", "sleep 0.5"]
+        commands += [f"seq {last} > out/{part}", f"echo part {part}", "sleep 2"]
         text = "".join(f"{number + 1}\n" for number in range(last))
         files[f"out/{part}"] = hashlib.sha256(text.encode()).hexdigest()
     spec = {"commands": commands, "artifacts": [{"path": "out", "every": "1s"}]}
@@ -94,7 +94,7 @@ def _inputs(job_id: str, order: random.Random, folder: Path) -> StormJob:
     source.mkdir()
     words = tuple(f"{order.getrandbits(64):016x}" for _ in range(order.randint(1, 50)))
     (source / "words").write_text("".join(f"{word}\n" for word in words))
-    spec = {"commands": ["cat data/words"], "inputs": [f"{source}:data"]}
+    spec = {"commands": ["cat data/words", "sleep 3"], "inputs": [f"{source}:data"]}
     return StormJob(job_id, "inputs", spec, words)
 
 
@@ -110,7 +110,7 @@ def _resuming(job_id: str, _order: random.Random, _folder: Path) -> StormJob:
     commands = [
         "n=$(cat progress 2>/dev/null || echo 0)",
         "echo from $n",
-        f"while [ $n -lt {STEPS} ]; do n=$((n+1)); sleep 0.4; echo $n > new; mv new progress; echo step $n; done",
+        f"while [ $n -lt {STEPS} ]; do n=$((n+1)); sleep 1; echo $n > new; mv new progress; echo step $n; done",
     ]
     spec = {
         "commands": commands,

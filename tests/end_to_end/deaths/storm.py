@@ -26,10 +26,17 @@ HERE = Path(__file__).parent
 END_S = 240.0
 """From the last death to the last job's end."""
 CLOCK_OFF_S = 240.0
-EARLY_DEATHS = 0.35
+EARLY_DEATHS = 0.3
 """How many of them die while they start."""
-LIFE_S = 1.5
-"""How long the others work, on average."""
+DEATHS_BEHIND_EFFECTS = 0.5
+"""How many of the others die within a twentieth of a second of what they do."""
+EFFECTS = (
+    *("ec2:RunInstances", "ec2:TerminateInstances", "ec2:CreateTags"),
+    *("s3:PutObject", "s3:DeleteObjects", "s3:DeleteObject"),
+)
+NO_EFFECT_S = 4.0
+LIFE_S = 2.0
+"""How long the rest of them work, on average."""
 
 
 @dataclass
@@ -38,6 +45,8 @@ class Done:
 
     kills: int = 0
     kills_before_ready: int = 0
+    kills_behind_effects: int = 0
+    answers_lost: int = 0
     own_deaths: list[tuple[int, str]] = field(default_factory=list)
     """Daemons that ended by themselves: exit status, and the last lines of their log."""
     players: list[str] = field(default_factory=list)
@@ -77,8 +86,8 @@ class Storm:
         self._numbers = itertools.count()
         self._life = 0
         self._born_s = 0.0
-        self._is_awaited = False
-        """This life's end is counted from its readiness."""
+        self._awaited = ""
+        self._effects = 0
         self._ready_s = 2.0
         self._hostile: subprocess.Popen[bytes] | None = None
         self._hostile_since_s = 0.0
@@ -123,6 +132,7 @@ class Storm:
             at(self._order.randint(2, last), self._kill_player)
             at(self._order.randint(2, last), self._reclaim)
             at(self._order.randint(0, last), self._jump)
+            at(self._order.randint(0, last), self._lose_answer)
         for _ in range(max(self._kills // 20, 1)):
             at(self._order.randint(1, last), self._start_hostile)
         if self._has_small_disk:
@@ -140,16 +150,36 @@ class Storm:
             heapq.heappop(self._agenda)[2]()
 
     def _born(self) -> None:
-        """A daemon lives from now on: some die while they start, the others some time after they are ready."""
+        """A daemon lives from now on: some die while they start, some right behind an effect, the others at any time."""
         self._life += 1
         self._born_s = time.monotonic()
-        self._is_awaited = False
+        self._awaited = ""
         if self.done.kills >= self._kills:
             return
         if self._order.random() < EARLY_DEATHS:
             self._die_in(self._order.uniform(0.05, 1.0) * self._ready_s)
         else:
-            self._is_awaited = True
+            self._awaited = "ready"
+
+    def _watch_life(self) -> None:
+        """What the end of this life waits for."""
+        if self._awaited == "ready" and self._is_ready():
+            self._ready_s = time.monotonic() - self._born_s
+            if self._order.random() < DEATHS_BEHIND_EFFECTS:
+                self._awaited, self._effects = "effect", self._count_effects()
+                self._die_in(NO_EFFECT_S)
+            else:
+                self._awaited = ""
+                self._die_in(self._order.expovariate(1 / LIFE_S))
+        elif self._awaited == "effect" and self._count_effects() != self._effects:
+            self._awaited = ""
+            self.done.kills_behind_effects += 1
+            self._kill(self._life)
+
+    def _count_effects(self) -> int:
+        """Calls of the daemon that changed something in the cloud."""
+        counts = self._site.cloud.control.counts()["client"]
+        return sum(counts.get(operation, 0) for operation in EFFECTS)
 
     def _die_in(self, seconds: float) -> None:
         life = self._life
@@ -182,10 +212,7 @@ class Storm:
         if daemon is None or daemon.returncode == -signal.SIGKILL:
             return
         if daemon.poll() is None:
-            if self._is_awaited and self._is_ready():
-                self._is_awaited = False
-                self._ready_s = time.monotonic() - self._born_s
-                self._die_in(self._order.expovariate(1 / LIFE_S))
+            self._watch_life()
             return
         self.done.own_deaths.append((daemon.returncode, self._site.log()[-2500:]))
         self._site.daemon = None
@@ -251,6 +278,11 @@ class Storm:
             fill(filler)
             self.done.disks_full += 1
             self._later(self._order.uniform(2, 6), filler.unlink)
+
+    def _lose_answer(self) -> None:
+        """The next machines are launched, and nobody hears of it."""
+        self._site.cloud.control.fail("ec2:RunInstances", status=0, executed=True)
+        self.done.answers_lost += 1
 
     def _jump(self) -> None:
         self._site.set_clock(off_s=self._order.uniform(-CLOCK_OFF_S, CLOCK_OFF_S))
