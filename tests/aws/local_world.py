@@ -133,9 +133,7 @@ class LocalWorld:
 
     async def leave_requests_open(self, count: int) -> None:
         """See `World`."""
-        await to_thread.run_sync(
-            lambda: self.ground.cloud.control.faults(left_open_requests=count)
-        )
+        await to_thread.run_sync(lambda: self.ground.cloud.control.faults(left_open_requests=count))
 
     async def write_log(self, stream: str, events: Sequence[tuple[int, str]]) -> None:
         """See `World`."""

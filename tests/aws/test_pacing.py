@@ -289,6 +289,7 @@ def test_every_operation_has_its_published_buckets() -> None:
     assert sizes.pop(RUN) == (BucketSize(5, 2), BucketSize(1000, 2))
     assert sizes.pop(TERMINATE) == (BucketSize(100, 5), BucketSize(1000, 20))
     assert sizes.pop("CreateSecurityGroup") == (BucketSize(50, 5), None)
+    assert sizes.pop("CancelSpotInstanceRequests") == (BucketSize(50, 5), None)
     assert all(operation.startswith("Describe") for operation in sizes)
     assert set(sizes.values()) == {(BucketSize(100, 20), None)}
     assert machines_of(RUN, {"MinCount": 1, "MaxCount": 7}) == 7

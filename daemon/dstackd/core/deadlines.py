@@ -72,7 +72,7 @@ def _booting(attempt: Attempt, limits: Limits) -> Iterator[Deadline]:
     since_ms = attempt.launched_at_ms
     if attempt.booted_at_ms is not None:
         yield from _heartbeat(attempt, attempt.booted_at_ms, limits)
-        yield from _from(attempt.booted_at_ms, "limits.prepare_timeout_s", limits.prepare_timeout_s)
+        yield _from(attempt.booted_at_ms, "limits.prepare_timeout_s", limits.prepare_timeout_s)
     elif attempt.reused:
         yield _from(since_ms, "limits.take_timeout_s", limits.take_timeout_s)
     else:

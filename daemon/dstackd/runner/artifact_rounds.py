@@ -78,7 +78,7 @@ class ArtifactRounds:
             if each.every_s is not None
         }
         if self._job.resume_from:
-            self._owed = {file.path for file in self._look(self._declared())}
+            self._owed = {each.path for each in self._look(self._declared())}
         with self._lock:
             self._started = True
             if self._due or self._hurries:
@@ -140,10 +140,10 @@ class ArtifactRounds:
 
     def round(self, patterns: Sequence[str]) -> None:
         """Upload what changed below `patterns`, then say what there is. Raises RunnerError, OSError."""
-        files = {file.path: file for file in self._look(patterns)}
+        files = {each.path: each for each in self._look(patterns)}
         if self._owed:
             every = self._look(self._declared())
-            owed = {file.path: file for file in every if file.path in self._owed}
+            owed = {each.path: each for each in every if each.path in self._owed}
             self._owed.intersection_update(owed)
             files.update(owed)
         uploader = Uploader(
@@ -160,7 +160,7 @@ class ArtifactRounds:
             return
         for reason in uploader.fates.lost[:5]:
             self._journal.say(f"artifacts: not uploaded in this round: {reason}")
-        self._owed.difference_update(file.path for file in uploader.fates.files)
+        self._owed.difference_update(each.path for each in uploader.fates.files)
         self._forget_what_is_gone()
         self._write()
 
@@ -188,7 +188,7 @@ class ArtifactRounds:
             job_id=self._job.job_id,
             attempt=self._job.attempt,
             verdict=PARTIAL,
-            files=tuple(entries[path].file for path in sorted(entries)),
+            files=tuple(entry.file for _, entry in sorted(entries.items())),
         )
         content = artifact_manifest.encode(manifest)
         if content == self._written or (not entries and not self._written):

@@ -82,7 +82,9 @@ def leaving_usd(now_ms: int) -> ScalarSelect[Any]:
     )
     return (
         select(func.sum(_LEFT.c.price_usd_h * billed_ms / _HOUR_MS))
-        .where(_LEFT.c.job_id == JOB.c.id, _LEFT.c.ended_at_ms.is_(None), _LEFT.c.outcome.is_not(None))
+        .where(
+            _LEFT.c.job_id == JOB.c.id, _LEFT.c.ended_at_ms.is_(None), _LEFT.c.outcome.is_not(None)
+        )
         .correlate(JOB)
         .scalar_subquery()
     )

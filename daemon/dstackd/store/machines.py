@@ -161,9 +161,7 @@ async def adopt_orphan(
         )
     await connection.execute(
         update(MACHINE)
-        .where(
-            MACHINE.c.instance_id == instance.instance_id, MACHINE.c.leaving_since_ms.is_(None)
-        )
+        .where(MACHINE.c.instance_id == instance.instance_id, MACHINE.c.leaving_since_ms.is_(None))
         .values(leaving_since_ms=now_ms)
     )
     message = f"{instance.instance_id} (launch {instance.launch_id or '?'}) has no live attempt; terminating it"

@@ -11,7 +11,6 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
 import structlog
 
 from dstackd.catalogue import Catalogue
@@ -26,7 +25,6 @@ from tests.benchmarks.launch.instance_types import kinds
 from tests.benchmarks.launch.lives import LAUNCH_S, job
 from tests.benchmarks.launch.plan import ZONES
 from tests.benchmarks.launch.site import QUICK, a_site
-from tests.controllers.inline_sqlite import use_inline_sqlite
 from tests.controllers.installation import an_installation
 
 TYPES = ("c5.large", "m5.large")
@@ -83,9 +81,7 @@ def without_capacity(jobs: int, *, minutes: float) -> WithoutCapacity:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     folder = Path(tempfile.mkdtemp(prefix="dstackd-bench-"))
     try:
-        with pytest.MonkeyPatch.context() as patch:
-            use_inline_sqlite(patch)
-            return asyncio.run(_without_capacity(folder, jobs, seconds=minutes * 60))
+        return asyncio.run(_without_capacity(folder, jobs, seconds=minutes * 60))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         structlog.configure(**before)
@@ -96,7 +92,7 @@ async def _without_capacity(folder: Path, jobs: int, *, seconds: float) -> Witho
     async with open_database(f"sqlite:///{template}", clock=SystemClock()) as database:
         await upgrade(database)
     spec = job(*TYPES, spot_policy="auto")
-    async with an_installation(folder, template=template) as world:
+    async with an_installation(folder, template=template, inline=True) as world:
         world.cloud.faults.capacity["*"] = 0
         catalogue = Catalogue(world.cloud.compute, region=REGION, clock=world.clock)
         plan = await catalogue.plan(parse_spec(spec))
