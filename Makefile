@@ -53,7 +53,7 @@ check: setup ## Formatting, lint, types, import contracts, the runner's Python v
 
 simulate: setup ## Run the daemon in hostile worlds: make simulate SEEDS=1000, or SEED=7 TRACE=1, TEETH=1, CRASHES=1
 ifneq ($(CRASHES),)
-	@$(bin)/python -m pytest tests/controllers/test_crashes.py $(ARGS)
+	@CRASH_POINTS=all $(bin)/python -m pytest tests/controllers/test_crashes.py tests/controllers/test_reuse_crashes.py $(ARGS)
 else
 	@PYTHONPATH=.:daemon $(bin)/python -m tests.simulation --first $(FIRST) --seeds $(SEEDS) \
 		$(if $(SEED),--seed $(SEED)) $(if $(TRACE),--trace) $(if $(TEETH),--teeth) $(ARGS)

@@ -2,7 +2,7 @@
 
 Half a dozen machines and spot reclaims, a full disk, a hostile writer and a clock that jumps come on top; see
 `tests/end_to_end/deaths`. `KILLS=40 JOBS=30 SEEDS="1 2" make bench BENCH=deaths` runs others. One storm takes
-six to twenty minutes, by what else the machine does. A promise that is broken is told on standard error.
+six to fifteen minutes, by what else the computer does. A promise that is broken is told on standard error.
 """
 
 from __future__ import annotations

@@ -9,12 +9,12 @@ import pytest
 
 from tests.end_to_end.deaths.whole import storm
 
-KILLS = int(os.environ.get("STORM_KILLS", "25"))
-JOBS = int(os.environ.get("STORM_JOBS", "22"))
+KILLS = int(os.environ.get("STORM_KILLS", "20"))
+JOBS = int(os.environ.get("STORM_JOBS", "18"))
 SEED = int(os.environ.get("STORM_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
 
 
-@pytest.mark.timeout(max(300, KILLS * 10))
+@pytest.mark.timeout(max(300, KILLS * 20))
 def test_many_deaths() -> None:
     """No job, line or artifact is lost, nothing runs twice, no machine is left or was terminated without a need.
 

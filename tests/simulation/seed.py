@@ -19,7 +19,7 @@ from tests.simulation.virtual_time import LoopClock, VirtualTimeLoop
 from tests.simulation.world import World
 
 CRASHES = 4
-HOURS_MAX = 6
+HOURS_MAX = 3
 QUIET_S = 260.0
 """After the last job's end: late lines are waited for 120 s, and a loop that AWS refuses may pause for 90 s."""
 
