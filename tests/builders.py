@@ -90,6 +90,7 @@ class AttemptFields(TypedDict, total=False):
     done_at_ms: int | None
     failed_stage: str
     failed_message: str
+    failed_final: bool
     heartbeat_at_ms: int | None
     stop_requested_at_ms: int | None
     terminate_requested_at_ms: int | None

@@ -124,6 +124,7 @@ def _job_document(index: int, job: Job, terms: LaunchTerms) -> JobDocument:
         container=_container_document(spec),
         permissions=spec.permissions,
         reuse_s=spec.reuse_s,
+        resume=spec.resume,
         resume_from=tuple(range(job.attempt, 0, -1)) if spec.resume else (),
         array_index=job.array_index,
     )

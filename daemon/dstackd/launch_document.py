@@ -124,6 +124,10 @@ class JobDocument:
     """Bytes of log events that are sent, as CloudWatch counts and charges them (the message and 26 for each); what comes
     after is counted and not sent. None: no quota.
     """
+    resume: bool = False
+    """A further attempt goes on from what this one leaves, so exit code 0 after an interruption's stop signal is no end:
+    the job has saved what it had.
+    """
     resume_from: tuple[int, ...] = ()
     """Earlier attempts whose artifacts may be restored, newest first; the first one that has a
     sealed manifest, or a partial one, is taken."""
@@ -205,6 +209,7 @@ def _job(value: Any, where: str) -> JobDocument:  # noqa: ANN401 - JSON from out
         stop_signal=fields.take("stop_signal", _text, STOP_SIGNAL),
         reuse_s=fields.take("reuse_s", _number, None),
         log_quota_bytes=fields.take("log_quota_bytes", _integer, None),
+        resume=fields.take("resume", _switch, False),  # noqa: FBT003 - the default
         resume_from=fields.take("resume_from", _each(_integer), ()),
         array_index=fields.take("array_index", _integer, None),
     )
@@ -285,6 +290,12 @@ def _text(value: Any, where: str) -> str:  # noqa: ANN401 - JSON from outside
 def _integer(value: Any, where: str) -> int:  # noqa: ANN401 - JSON from outside
     if not isinstance(value, int) or isinstance(value, bool):
         raise DocumentError(f"{where} is not an integer")
+    return value
+
+
+def _switch(value: Any, where: str) -> bool:  # noqa: ANN401 - JSON from outside
+    if not isinstance(value, bool):
+        raise DocumentError(f"{where} is not a boolean")
     return value
 
 

@@ -260,7 +260,9 @@ another job now (then its number of the decision, see `reuse_key`, and for how m
 IDLE = "idle"
 """DONE's fifth field, when the machine waits for another job."""
 FAILED = "failed"
-"""The machine could not run the job. Fields: stage, message."""
+"""The machine could not run the job. Fields: stage, message, and `final` when no other machine could either."""
+FINAL = "final"
+"""FAILED's third field, when another machine would fail as this one did."""
 
 
 @dataclass(frozen=True)

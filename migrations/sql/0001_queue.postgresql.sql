@@ -142,6 +142,7 @@ CREATE TABLE attempt (
     done_at_ms BIGINT,
     failed_stage TEXT NOT NULL DEFAULT '',
     failed_message TEXT NOT NULL DEFAULT '',
+    failed_final INTEGER NOT NULL DEFAULT 0,
     stop_requested_at_ms BIGINT,
     terminate_requested_at_ms BIGINT,
     log_lines_sent BIGINT,

@@ -144,6 +144,7 @@ CREATE TABLE attempt (
     done_at_ms INTEGER,
     failed_stage TEXT NOT NULL DEFAULT '',
     failed_message TEXT NOT NULL DEFAULT '',
+    failed_final INTEGER NOT NULL DEFAULT 0,
     stop_requested_at_ms INTEGER,
     terminate_requested_at_ms INTEGER,
     log_lines_sent INTEGER,

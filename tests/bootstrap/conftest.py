@@ -21,7 +21,7 @@ from tests.runner.loopback import metadata
 
 __all__ = ["cloud", "project"]
 
-REQUIRED = "DSTACKD_TESTS_NSPAWN"
+REQUIRED = "TESTS_NSPAWN"
 """Set to `required` where a test that cannot boot a machine has to fail (.ci/run)."""
 INSTANCE = "i-0123456789abcdef0"
 

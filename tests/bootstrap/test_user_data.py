@@ -117,6 +117,49 @@ def test_curl_reports_as_python_would(secret: str, message: str) -> None:
     assert event.fields == ("bootstrap", shown)
 
 
+FULL = "/dev/vda1 25G 25G 20K 100% /"
+
+
+@pytest.mark.parametrize(
+    ("error", "disk", "end", "message"),
+    [
+        ("first\nlast words\n", FULL, "exit 3", "exit code 3: last words"),
+        ("", FULL, "exit 137", "exit code 137: the disk: " + FULL),
+        (
+            "",
+            "/dev/vda1 25G 24G 500M 98% /",
+            "exit 1",
+            "exit code 1: the disk: /dev/vda1 25G 24G 500M 98% /",
+        ),
+        ("", "/dev/vda1 25G 7G 18G 29% /", "exit 137", "the runner was killed (137)"),
+        ("MemoryError\n", "/dev/vda1 25G 7G 18G 29% /", "exit 137", "exit code 137: MemoryError"),
+        ("", "/dev/vda1 25G 24G 1G 97% /", "exit 1", "exit code 1"),
+        ("", "df: cannot be asked", "exit 1", "exit code 1"),
+    ],
+)
+def test_the_last_words_are_of_what_went_wrong(
+    tmp_path: Path, error: str, disk: str, end: str, message: str
+) -> None:
+    """What was written last, or that nothing could be written; a disk with room is not spoken of."""
+    (tmp_path / "error").write_text(error)
+    lines = (
+        f"dir={tmp_path} stage=internal",
+        'df() { echo header; echo "$DISK"; }',
+        'bootstrap() { :; }; power_off() { :; }; report() { echo "$1|$2"; }',
+        f"({end}) || (exit $?) || ended",
+    )
+    done = subprocess.run(
+        ["/bin/bash", "-c", "\n".join((FUNCTIONS, "set +e", *lines))],
+        env={"PATH": "/usr/bin:/bin", "DISK": disk},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stdout.strip() == f"internal|{message}"
+    assert f"exit {done.returncode}" == end
+
+
 @pytest.fixture
 def stubs(tmp_path: Path) -> Path:
     """A folder for the PATH in which no Python works, nothing installs one, and nobody answers."""

@@ -97,6 +97,16 @@ def test_sources_begin_where_they_were_written(tmp_path: Path) -> None:
     assert of_stdin["inputs"] == [{"source": str(tmp_path / "data"), "target": "data"}]
 
 
+def test_an_address_in_s3_stays_as_it_is(tmp_path: Path) -> None:
+    """It begins neither in the file's folder nor in the current one; what stands beside it still does."""
+    (tmp_path / "job.yaml").write_text("commands: [ls]\ninputs: [s3://data/train/, mine:d]\n")
+    [of_file] = dry_run("job.yaml", folder=tmp_path)
+    [of_command] = dry_run("-i", "s3://data/train/:t", "--", "ls", folder=tmp_path)
+    sources = [each["source"] for each in of_file["inputs"]]
+    assert sources == ["s3://data/train/", str(tmp_path / "mine")]
+    assert of_command["inputs"] == [{"source": "s3://data/train/", "target": "t"}]
+
+
 async def test_a_file_may_hold_several_jobs(tmp_path: Path) -> None:
     """Each job of each file becomes a row, in order; ids alone are on standard output."""
     (tmp_path / "a.yaml").write_text("commands: [one]\n---\ncommands: [two]\n")

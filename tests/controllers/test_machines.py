@@ -109,6 +109,17 @@ async def test_machines_that_never_start_the_commands_are_three(
     assert len(world.cloud.machines) == 3
 
 
+async def test_what_no_other_machine_can_mend_costs_one_machine(world: Installation) -> None:
+    """The runner says that the failure is final: the job fails after its first machine, with the stage and its words."""
+    world.insert(spec_json(Script(fails_at="image", fails_final=True)))
+    await world.until_over(rounds_max=400)
+    job = world.job()
+    assert (job["phase"], job["reason"], job["ran_attempts"]) == ("failed", "machine_failed", 0)
+    assert job["message"].startswith("image: as the script says")
+    assert [attempt["outcome"] for attempt in world.attempts()] == ["boot_failed"]
+    assert [each.state for each in world.cloud.machines] == [InstanceState.TERMINATED]
+
+
 @pytest.mark.parametrize(
     "script", [Script(run_s=9000.0, hangs_after_s=10.0), Script(run_s=9000.0, dies_after_s=10.0)]
 )

@@ -84,6 +84,23 @@ def test_machines_that_do_not_boot_are_bounded_by_themselves() -> None:
     assert (result.phase, result.reason) == (Phase.FAILED, Reason.RETRIES_EXHAUSTED)
 
 
+@pytest.mark.parametrize("reused", [False, True])
+def test_what_no_machine_can_mend_costs_one(reused: bool) -> None:
+    """The first machine's word is enough, on an idle machine too; a cancel stays a cancel."""
+    attempt = an_attempt(
+        outcome=Outcome.BOOT_FAILED,
+        failed_stage="image",
+        failed_message="cannot pull x: manifest unknown",
+        failed_final=True,
+        reused=reused,
+    )
+    result = conclude(a_job(boot_failures=0), attempt, limits=Limits(), now_ms=NOW_MS)
+    assert (result.phase, result.reason) == (Phase.FAILED, Reason.MACHINE_FAILED)
+    assert result.message.startswith("image: cannot pull x: manifest unknown; another machine")
+    cancelled = conclude(a_job(cancel_requested=True), attempt, limits=Limits(), now_ms=NOW_MS)
+    assert cancelled.phase is Phase.CANCELLED
+
+
 @pytest.mark.parametrize("outcome", [Outcome.INTERRUPTED, Outcome.LOST, Outcome.BOOT_FAILED])
 def test_what_was_cancelled_is_not_tried_again(outcome: Outcome) -> None:
     """A cancel beats every retry."""

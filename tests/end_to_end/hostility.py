@@ -117,7 +117,7 @@ def sealed(site: Installation, job_id: str, number: int = 1) -> Manifest:
     body = s3.get_object(Bucket=BUCKET, Key=protocol.manifest_key(job_id, number))["Body"].read()
     manifest = artifact_manifest.decode(body)
     for file in manifest.files:
-        key = protocol.artifact_key(job_id, number, file.path)
+        key = manifest.key_of(file)
         content = s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
         assert protocol.sha256_hex(content) == file.sha256, file
     return manifest

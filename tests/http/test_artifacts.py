@@ -97,6 +97,19 @@ async def test_only_what_is_listed(path: str) -> None:
         assert status == 404
 
 
+async def test_a_file_of_an_earlier_attempt_is_served_from_there() -> None:
+    """A manifest may name an earlier attempt's object: it is listed, served and verified as that."""
+    async with running() as world:
+        job_id = await a_job(world, attempts=2)
+        seal(world, job_id, 1, {"ckpt": b"kept"})
+        file = ManifestFile("ckpt", 4, protocol.sha256_hex(b"kept"), 0o644, attempt=1)
+        manifest = artifact_manifest.encode(Manifest(job_id, 2, "partial", (file,)))
+        world.bucket.objects[protocol.manifest_key(job_id, 2)] = manifest
+        status, listed = await get(world.api, f"/v1/jobs/{job_id}/artifacts")
+        assert (status, listed["attempt"], listed["files"][0]["attempt"]) == (200, 2, 1)
+        assert await pull(world, job_id, path="ckpt") == (200, b"kept")
+
+
 @pytest.mark.parametrize("path", ["../../x", "a/../../x", "/etc/passwd", "a//b", ".", ""])
 async def test_a_manifest_that_leaves_its_folder_is_refused(path: str) -> None:
     """A manifest is written on a machine where a job runs: one with a path that leads elsewhere is not followed."""

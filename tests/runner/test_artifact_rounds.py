@@ -25,7 +25,7 @@ from dstackd.runner.sealing import seal
 from dstackd.runner.upload import Terms
 from tests.runner.conftest import a_job, wait_until
 from tests.runner.loopback import credentials
-from tests.runner.small_s3 import Answer, SmallS3, an_error, small_s3, wait_for_uploads
+from tests.runner.small_s3 import Answer, SmallS3, small_s3, wait_for_uploads
 
 AT_ONCE = Terms(threads=2, patience_s=0.0, settled_s=1e-9)
 NAME = "b"
@@ -241,31 +241,6 @@ def test_a_long_file_open_for_writing_waits(
         assert s3.objects == {}
     rounds.round(["ckpt"])
     assert paths(partial(s3, job)) == ["ckpt"]
-
-
-def test_a_resumed_attempt_does_not_hide_the_better_set(
-    s3: SmallS3, bucket: Bucket, tmp_path: Path
-) -> None:
-    """Until all that was restored is in the bucket again, there is no partial manifest; then it names
-    also what has no `every`.
-    """
-    (tmp_path / "out").mkdir()
-    for name in ("out/a", "out/b", "kept"):
-        (tmp_path / name).write_text(name)
-    job = a_job(
-        attempt=2,
-        resume_from=(1,),
-        artifacts=(ArtifactDocument("out", 3600.0), ArtifactDocument("kept")),
-    )
-    rounds = rounds_of(job, tmp_path, bucket)
-    rounds.start()
-    (tmp_path / "out" / "new").write_text("new")
-    s3.refuse = [an_error("InternalError", 500)]
-    rounds.round(["out"])
-    assert partial(s3, job) is None
-    rounds.round(["out"])
-    assert paths(partial(s3, job)) == ["kept", "out/a", "out/b", "out/new"]
-    rounds.stop()
 
 
 def test_a_file_that_is_gone_leaves_the_set_after_two_rounds(

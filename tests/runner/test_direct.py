@@ -289,7 +289,9 @@ def test_signals_are_as_a_shell_expects(room: Room) -> None:
     said = room.run(
         direct(DESCENDANTS), "set +o pipefail; yes | head -n 1; grep SigIgn /proc/self/status"
     )
-    assert said.split() == ["y", "SigIgn:", "0" * 16]
+    answer, _, ignored = said.split()
+    # The first 31: what lies above is glibc's own, and no program can reset it.
+    assert (answer, int(ignored, 16) & 0x7FFFFFFF) == ("y", 0)
 
 
 def test_a_large_environment(room: Room) -> None:

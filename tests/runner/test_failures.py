@@ -42,13 +42,13 @@ def runner_pid(project: Project, instance_id: str) -> int:
 def test_a_job_that_cannot_start_is_reported(
     project: Project, changes: dict[str, Any], stage: str, told: str
 ) -> None:
-    """One `failed` with the stage and what was wrong, then the end."""
+    """One `failed` with the stage, what was wrong and that no other machine could mend it, then the end."""
     job = a_job("true", **changes)
     [instance_id] = project.launch(job)
     project.wait_until_gone(instance_id)
     [booted, failed] = project.inbox(instance_id)
     assert (booted.kind, failed.kind, failed.job_id) == ("booted", "failed", job.job_id)
-    assert failed.fields[0] == stage
+    assert (failed.fields[0], *failed.fields[2:]) == (stage, "final")
     assert told in failed.fields[1]
 
 
@@ -59,7 +59,7 @@ def test_an_input_that_is_not_what_it_should_be_is_refused(project: Project) -> 
     [instance_id] = project.launch(a_job("true", inputs=(InputDocument(digest, target="in"),)))
     project.wait_until_gone(instance_id)
     failed = project.inbox(instance_id)[-1]
-    assert failed.fields[0] == "inputs"
+    assert (failed.fields[0], failed.fields[2:]) == ("inputs", ())
     assert "sha256 is" in failed.fields[1]
     assert not any((project.home(instance_id) / "dstackd" / "job").iterdir())
 
@@ -113,7 +113,7 @@ def test_a_runner_that_is_killed_takes_the_machine_along(project: Project) -> No
     project.wait_until_gone(instance_id)
     failed = project.inbox(instance_id)[-1]
     assert (failed.kind, failed.fields[0]) == ("failed", "internal")
-    assert "exit code 137" in failed.fields[1]
+    assert failed.fields[1] == "the runner was killed (137)"
 
 
 def test_a_terminated_machine_stops_its_job_and_seals(project: Project) -> None:

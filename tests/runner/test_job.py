@@ -252,6 +252,29 @@ def test_a_job_that_finishes_in_the_notice_has_finished(
     running.drain()
 
 
+@pytest.mark.parametrize(
+    ("cause", "told"),
+    [("interrupted", "interrupted"), ("silence", "silence"), ("stopped", "stopped")],
+)
+def test_a_job_that_resumes_has_saved_and_not_finished(bench: Bench, cause: str, told: str) -> None:
+    """With `resume`, exit code 0 after the stop signal is no end: another attempt goes on from what was saved."""
+    running = bench.start("trap 'exit 0' TERM", "echo > up", "sleep 60 & wait", resume=True)
+    bench.wait_for_file("up")
+    bench.switch.order(cause, grace_s=20.0)
+    assert running.wait() == Outcome(0, told)
+    running.drain()
+
+
+def test_a_job_that_resumes_ends_by_itself(bench: Bench) -> None:
+    """Exit code 0 that no stop signal came before is the end, whatever comes after it."""
+    running = bench.start("echo > up", resume=True)
+    bench.wait_for_file("up")
+    outcome = running.wait()
+    bench.switch.order("interrupted", grace_s=20.0)
+    running.drain()
+    assert outcome == Outcome(0, "exit")
+
+
 def test_a_later_order_hurries_and_the_first_cause_stays(bench: Bench) -> None:
     """A spot notice shortens the grace of a stop that is under way."""
     running = bench.start("trap '' TERM", "echo > up", "while :; do sleep 0.05; done")

@@ -38,6 +38,7 @@ jobs = st.builds(
     artifacts=st.lists(artifacts, max_size=2).map(tuple),
     max_duration_s=st.none() | seconds,
     stop_grace_s=seconds,
+    resume=st.booleans(),
     resume_from=st.lists(st.integers(1, 9), max_size=3).map(tuple),
     array_index=st.none() | st.integers(0),
 )

@@ -94,6 +94,37 @@ def test_a_spot_notice_seals_a_partial_set_that_the_next_attempt_gets(project: P
     assert project.manifest(second).verdict == "complete"
 
 
+def test_a_job_that_resumes_goes_on_after_it_has_saved(project: Project) -> None:
+    """It saves at the stop signal and exits with 0, as programs do: that is an interruption, and the next attempt ends it."""
+    commands = (
+        "trap 'echo half > checkpoint; exit 0' TERM",
+        "[ -e checkpoint ] || { echo working; sleep 60 & wait; }",
+        "cat checkpoint",
+    )
+    first = a_job(*commands, artifacts=("checkpoint",), resume=True)
+    [instance_id] = project.launch(first, spot=True)
+    wait_until(lambda: project.log(first), seen=lambda: project.story(instance_id))
+    project.cloud.control.reclaim(instance_id, notice_s=20.0)
+    project.wait_until_gone(instance_id)
+    events = {event.kind: event.fields for event in project.inbox(instance_id)}
+    assert events["exited"] == ("0", "interrupted", ""), project.story(instance_id)
+    assert events["sealed"][0] == "partial"
+
+    second = a_job(
+        *commands,
+        job_id=first.job_id,
+        attempt=2,
+        artifacts=("checkpoint",),
+        resume=True,
+        resume_from=(1,),
+    )
+    [instance_id] = project.launch(second)
+    project.wait_until_gone(instance_id)
+    events = {event.kind: event.fields for event in project.inbox(instance_id)}
+    assert events["exited"] == ("0", "exit", "")
+    assert [line.text for line in project.log(second) if line.source != "dstackd"] == ["half"]
+
+
 def test_artifacts_go_up_while_the_job_has_its_grace(project: Project) -> None:
     """What is there at the notice is in the bucket before the commands have ended, and the rest with the seal."""
     job = a_job(

@@ -14,7 +14,7 @@ from dstackd.launch_document import ContainerDocument, RegistryAuthDocument
 from dstackd.runner.container import Container
 from dstackd.runner.engine import Engine
 from dstackd.runner.errors import StageFailed
-from dstackd.runner.registry import Login, ecr_login, is_passing, pull, qualified
+from dstackd.runner.registry import Login, ecr_login, is_final, is_passing, pull, qualified
 from dstackd.runner.secrets import Secrets
 from tests.runner import engines, small_registry
 from tests.runner.conftest import a_job
@@ -97,15 +97,17 @@ def test_a_wrong_login_is_told_at_once(
     assert registry.image in caught.value.message
     assert any(word in caught.value.message for word in ("unauthorized", "no basic auth"))
     assert PASSWORD not in caught.value.message
+    assert caught.value.final
     assert time.monotonic() - started_at < 20
     assert logins_left() == []
 
 
 def test_an_image_that_the_registry_lacks(registry: Registry, engine: Engine) -> None:
-    """Not tried again."""
+    """Tried again neither here nor on another machine."""
     started_at = time.monotonic()
-    with pytest.raises(StageFailed, match=r"cannot pull .*:2: .*manifest"):
+    with pytest.raises(StageFailed, match=r"cannot pull .*:2: .*manifest") as caught:
         pull(engine, f"{registry.host}/{registry.path}:2", login=LOGIN, stopped=never)
+    assert caught.value.final
     assert time.monotonic() - started_at < 20
 
 
@@ -175,6 +177,34 @@ def test_what_is_no_name_is_no_argument(image: str) -> None:
 def test_which_errors_may_pass(error: str, is_so: bool) -> None:
     """Trouble may pass; a slip in the spec does not."""
     assert is_passing(error) is is_so
+
+
+ECR = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/x:1"
+
+
+@pytest.mark.parametrize(
+    ("error", "image", "is_so"),
+    [
+        ("manifest for x:2 not found: manifest unknown: manifest unknown", "docker.io/x:2", True),
+        ('failed to resolve reference "docker.io/x:2": docker.io/x:2: not found', "x", True),
+        ("reading manifest 2 in host/x: manifest unknown", "host/x:2", True),
+        ("name unknown: The repository with name 'x' does not exist", ECR, True),
+        ("pull access denied for x, repository does not exist or may", "docker.io/x", True),
+        ("unauthorized: authentication required", "ghcr.io/x", True),
+        ("requested access to the resource is denied", "docker.io/x", True),
+        ("denied: User: arn:aws:sts::1:x is not authorized to perform", ECR, False),
+        ("no basic auth credentials", ECR, False),
+        ("toomanyrequests: unauthorized clients may not", "docker.io/x", False),
+        ("received unexpected HTTP status: 503 Service Unavailable", "docker.io/x", False),
+        ("write /var/lib/docker/tmp/x: no space left on device", "docker.io/x", False),
+        ("no matching manifest for linux/arm64/v8 in the manifest list", "docker.io/x", False),
+        ("dial unix docker.sock: connect: permission denied", "docker.io/x", False),
+        ('exec: "docker-credential-x": executable file not found in $PATH', "x/y", False),
+    ],
+)
+def test_what_no_other_machine_would_be_given(error: str, image: str, is_so: bool) -> None:
+    """What the registry lacks or refuses; not what is this machine's trouble, nor what a new role may not do yet."""
+    assert is_final(error, image) is is_so
 
 
 def test_ecr_takes_the_machines_role() -> None:

@@ -151,10 +151,19 @@ def test_a_key_that_is_a_file_and_a_folder(s3: SmallS3, bucket: Bucket, tmp_path
 
 
 def test_a_prefix_that_is_not_there(s3: SmallS3, bucket: Bucket, tmp_path: Path) -> None:
-    """The message has the whole source."""
+    """The message has the whole source; no other machine would find it."""
     fill(s3, {"database": b"x"})
-    with pytest.raises(StageFailed, match="s3://data/dat: there is no such object"):
+    with pytest.raises(StageFailed, match="s3://data/dat: there is no such object") as caught:
         restore(tmp_path, bucket, S3InputDocument("data", "dat", "t"))
+    assert caught.value.final
+
+
+def test_a_bucket_that_is_not_there(s3: SmallS3, bucket: Bucket, tmp_path: Path) -> None:
+    """As final as a prefix."""
+    s3.refuse = [an_error("NoSuchBucket", 404)]
+    with pytest.raises(StageFailed, match="there is no bucket of that name") as caught:
+        restore(tmp_path, bucket, S3InputDocument("data", "d", "t"))
+    assert caught.value.final
 
 
 def test_a_role_that_may_not_read(
@@ -163,8 +172,9 @@ def test_a_role_that_may_not_read(
     """The message names the permission and the key of the configuration."""
     monkeypatch.setattr(s3_inputs, "LIST_PATIENCE_S", 0.0)
     s3.refuse = [an_error("AccessDenied", 403)]
-    with pytest.raises(StageFailed, match=r"s3:ListBucket.*name data in input_buckets"):
+    with pytest.raises(StageFailed, match=r"s3:ListBucket.*name data in input_buckets") as caught:
         restore(tmp_path, bucket, S3InputDocument("data", "d", "t"))
+    assert not caught.value.final
 
 
 def test_a_bucket_of_another_region(s3: SmallS3, bucket: Bucket, tmp_path: Path) -> None:

@@ -117,17 +117,19 @@ def test_what_is_missing_is_named_with_what_to_do(store: Store) -> None:
     assert "BINARY: it is binary" in failed.message
     assert "THERE" not in failed.message
     assert TOKEN not in failed.message
+    assert failed.final
 
 
 def test_what_is_denied_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After waiting for a new role; the name of the secret is told."""
+    """After waiting for a new role; the name of the secret is told. By the next machine it may be allowed."""
     monkeypatch.setattr(secrets_module, "PATIENCE_S", 0.1)
     store.put("TOKEN", TOKEN)
     store.project.cloud.control.fail(
         "secretsmanager:GetSecretValue", code="AccessDeniedException", status=400, times=1
     )
-    with pytest.raises(StageFailed, match=r"role may not read /dstack/.*/secrets/TOKEN"):
+    with pytest.raises(StageFailed, match=r"role may not read /dstack/.*/secrets/TOKEN") as caught:
         store.read(a_job("true", env={"A": "${{ secrets.TOKEN }}"}))
+    assert not caught.value.final
 
 
 def test_a_short_refusal_is_waited_out(store: Store) -> None:

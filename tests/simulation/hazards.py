@@ -20,6 +20,7 @@ from dstackd.core.launching import Image, Launched, LaunchRequest
 from dstackd.core.lifecycle import Rule
 from dstackd.core.offering import InstanceType, Subnet
 from dstackd.core.orphan import SpotRequest, Stranger
+from dstackd.errors import BlockScope, CapacityShortage
 from dstackd.log_files import LogFiles, StoredLine
 from dstackd.ports import Bucket, Compute, LogEvent, LogSource, ObjectFacts, ObjectHead
 from dstackd.store.engine import Database
@@ -67,6 +68,10 @@ class Hazards:
         """Before and behind each effect, and inside each transaction."""
         self.dead = False
 
+    def die_next(self) -> None:
+        """Let the next moment be the last."""
+        self._dies_at = self.moments + 1
+
     def around(self, ports: Ports) -> Ports:
         """The same ports, hostile."""
         return replace(
@@ -104,6 +109,9 @@ class Hazards:
             result = await work()
         except Exception as error:
             self._around.struck[type(error).__name__] += 1
+            if isinstance(error, CapacityShortage):
+                cause = "small_quota" if error.scope is BlockScope.QUOTA else "scarce"
+                self._around.struck[cause] += 1
             self._around.tell(f"{operation} {shown}: {type(error).__name__}")
             await self.pause(most_s)
             raise

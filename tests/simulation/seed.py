@@ -19,6 +19,8 @@ from tests.simulation.virtual_time import LoopClock, VirtualTimeLoop
 from tests.simulation.world import World
 
 CRASHES = 4
+DEATHS_MIN = 3
+"""A daemon that got through better than that dies at the end, when all is quiet."""
 HOURS_MAX = 3
 QUIET_S = 260.0
 """After the last job's end: late lines are waited for 120 s, and a loop that AWS refuses may pause for 90 s."""
@@ -124,7 +126,11 @@ async def _until_over(world: World, rows: list[Wish]) -> None:
     quiet_s = 0.0
     while quiet_s < QUIET_S and not world.violations:
         await anyio.sleep(5.0)
-        quiet_s = quiet_s + 5.0 if _is_over(world, rows) else 0.0
+        is_over = _is_over(world, rows)
+        quiet_s = quiet_s + 5.0 if is_over else 0.0
+        if is_over and world.deaths < DEATHS_MIN and world.hazards is not None:
+            world.hazards.die_next()
+            quiet_s = 0.0
         if world.clock.monotonic_s() > HOURS_MAX * 3600:
             open_rows = world.sql(
                 "SELECT id, phase, reason, message FROM job WHERE finished_at_ms IS NULL"

@@ -116,6 +116,17 @@ async def test_a_machine_that_does_not_know_its_job_is_known_by_its_id(either: D
     assert (attempt["failed_stage"], attempt["failed_message"]) == ("document", "not there")
 
 
+@pytest.mark.parametrize(
+    ("more", "final"), [((), 0), (("final",), 1), (("final", "x"), 1), (("finally",), 0)]
+)
+async def test_a_failure_may_be_final(more: tuple[str, ...], final: int, either: Database) -> None:
+    """The third field says that no other machine could mend it; a runner that knows no such field says nothing."""
+    await boot(either)
+    failed = InboxEvent("i-1", 1, protocol.FAILED, "job-1", 1, ("image", "not there", *more))
+    assert await tell(either, failed) == [Receipt.RECORDED]
+    assert (await rows.attempt(either))["failed_final"] == final
+
+
 @pytest.mark.parametrize("figure", ["", "x", "-1", "1.5", "9" * 30, "٣"])
 async def test_a_figure_that_is_none_is_left_out(figure: str, either: Database) -> None:
     """Anybody may write into a bucket: nonsense in a key neither stops the loop nor the other events."""

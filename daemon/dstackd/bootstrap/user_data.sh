@@ -46,7 +46,10 @@ bootstrap() { # SECONDS COMMAND ARGUMENT...
 }
 
 last_words() { # what could not be written, as on a full disk, cannot be read
-  tail -n 1 "$dir/error" 2>&1 | grep . || echo "the disk: $(df -Ph "$dir" 2>&1 | tail -n 1)"
+  local disk
+  tail -n 1 "$dir/error" 2>&1 | grep . && return
+  disk=$(df -Ph "$dir" 2>&1 | tail -n 1)
+  case $disk in *' 98% '* | *' 99% '* | *' 100% '*) echo "the disk: $disk" ;; esac
 }
 
 hmac() { # KEY (hex, at most 64 bytes) TEXT: HMAC-SHA256 in hex
@@ -111,7 +114,9 @@ ended() {
   trap - EXIT
   set +e
   if [ "$code" != 0 ]; then
-    set -- "exit code $code: $(last_words)"
+    set -- "$(last_words)"
+    set -- "exit code $code${1:+: $1}"
+    [ "$stage: $1" != 'internal: exit code 137' ] || set -- 'the runner was killed (137)'
     [ "$stage" = bootstrap ] || bootstrap 60 flush "$dir" 2>&1
     report "$stage" "$1"
   fi
@@ -123,7 +128,8 @@ ended() {
 # What systemd runs, however the runner ends, and when the machine has lived too long.
 after_unit() {
   if [ "$EXIT_CODE:$EXIT_STATUS" != exited:0 ]; then
-    set -- "the runner's unit: $SERVICE_RESULT $EXIT_CODE $EXIT_STATUS: $(last_words)"
+    set -- "$(last_words)"
+    set -- "the runner's unit: $SERVICE_RESULT $EXIT_CODE $EXIT_STATUS${1:+: $1}"
     tail -n 30 "$dir/error" # for the instance's console output
     bootstrap 60 flush "$dir" 2>&1
     report internal "$1"

@@ -31,7 +31,11 @@ _OPTIONS: Final = (
     click.option("--budget", type=float, metavar="USD", help="For all attempts, at the worst."),
     click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="May repeat."),
     click.option(
-        "-i", "--input", multiple=True, metavar="SOURCE[:TARGET]", help="Of this host; may repeat."
+        "-i",
+        "--input",
+        multiple=True,
+        metavar="SOURCE[:TARGET]",
+        help="A file or folder of this host, or s3://BUCKET/PREFIX; may repeat.",
     ),
     click.option(
         "-o", "--artifact", multiple=True, metavar="PATH", help="Kept when it ends; may repeat."

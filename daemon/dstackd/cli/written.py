@@ -123,7 +123,11 @@ def _sentences(error: SpecError, *, where: str = "") -> str:
 
 
 def _with_absolute_sources(spec: JobSpec, folder: Path) -> JobSpec:
-    inputs = (replace(each, source=os.path.normpath(folder / each.source)) for each in spec.inputs)
+    """An `s3://` address begins nowhere on this host, and stays as it is."""
+    inputs = (
+        each if each.is_s3 else replace(each, source=os.path.normpath(folder / each.source))
+        for each in spec.inputs
+    )
     return replace(spec, inputs=tuple(inputs))
 
 

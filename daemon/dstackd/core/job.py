@@ -87,6 +87,8 @@ class Attempt:
     done_at_ms: int | None = None
     failed_stage: str = ""
     failed_message: str = ""
+    failed_final: bool = False
+    """No other machine could have started the commands either."""
     heartbeat_at_ms: int | None = None
     stop_requested_at_ms: int | None = None
     terminate_requested_at_ms: int | None = None

@@ -1,4 +1,6 @@
-"""What an attempt's end means for its job. Law: only what ran counts against `retry.max_attempts`."""
+"""What an attempt's end means for its job. Law: only what ran counts against `retry.max_attempts`; no machine is paid
+for to find out what the last one has found out for all.
+"""
 
 from __future__ import annotations
 
@@ -89,6 +91,9 @@ def _boot_again_or_fail(job: Job, attempt: Attempt, *, limits: Limits) -> Verdic
     )
     if job.cancel_requested:
         return Verdict(Phase.CANCELLED, Reason.CANCEL_REQUESTED, f"cancelled; {what}")
+    if attempt.failed_final:
+        message = f"{what}; another machine would not change that"
+        return Verdict(Phase.FAILED, Reason.MACHINE_FAILED, message)
     if (
         attempt.reused
     ):  # an idle machine that goes is nobody's failure; the next one is the job's own

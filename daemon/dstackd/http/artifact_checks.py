@@ -53,7 +53,7 @@ async def as_they_are(bucket: Bucket, artifacts: ArtifactSet) -> Sequence[Manife
 
     async def now(file: ManifestFile) -> ManifestFile:
         try:
-            return _newest(file, await bucket.facts(artifacts.key_of(file.path)))
+            return _newest(file, await bucket.facts(artifacts.key_of(file)))
         except NotFound:
             return file
 
@@ -67,7 +67,7 @@ async def _check_some(
     bucket: Bucket, artifacts: ArtifactSet, files: Sequence[ManifestFile]
 ) -> Sequence[Checked]:
     async def check(file: ManifestFile) -> Checked:
-        return await _check(bucket, artifacts.key_of(file.path), file, sealed=artifacts.sealed)
+        return await _check(bucket, artifacts.key_of(file), file, sealed=artifacts.sealed)
 
     return await _each(files, check)
 

@@ -42,9 +42,9 @@ class ArtifactSet:
         """What messages call it."""
         return f"attempt {self.manifest.attempt} of job {self.manifest.job_id}"
 
-    def key_of(self, path: str) -> str:
-        """Where a file of the set lies."""
-        return protocol.artifact_key(self.manifest.job_id, self.manifest.attempt, path)
+    def key_of(self, file: ManifestFile) -> str:
+        """Where a file of the set lies: perhaps among the objects of an earlier attempt."""
+        return self.manifest.key_of(file)
 
 
 class ArtifactSets:

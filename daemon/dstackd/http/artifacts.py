@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import asdict
 
 from aiohttp import web
 
-from dstackd.artifact_manifest import ManifestFile
+from dstackd.artifact_manifest import ManifestFile, fields_of
 from dstackd.errors import CloudError, NotFound, OperatingError
 from dstackd.http.artifact_checks import as_they_are, check_all
 from dstackd.http.artifact_sets import ArtifactSet, ArtifactSets
@@ -36,7 +35,7 @@ class ArtifactCalls:
         if "as_they_are" in request.query and not artifacts.sealed:
             files_now = await as_they_are(self._sets.bucket, artifacts)
             artifacts = self._sets.correct(artifacts, files_now)
-        files = [asdict(file) for file in artifacts.manifest.files]
+        files = [fields_of(file) for file in artifacts.manifest.files]
         return reply({**_head(artifacts), "files": files})
 
     async def _content(self, request: web.Request) -> web.StreamResponse:
@@ -48,7 +47,7 @@ class ArtifactCalls:
         if file is None:
             message = f"{path[:200]!r} is not among the artifacts of {artifacts.shown}"
             raise Refusal(404, "no_such_artifact", message)
-        key = artifacts.key_of(path)
+        key = artifacts.key_of(file)
         async with aclosing(_chunks(self._sets.bucket, key)) as chunks:
             try:
                 if not artifacts.sealed:

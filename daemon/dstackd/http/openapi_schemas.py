@@ -46,7 +46,14 @@ def _job(columns: Mapping[str, Schema], **more: Schema) -> Schema:
 
 _FIELD = _object({"field": _TEXT, "problem": _TEXT, "fix": _TEXT})
 _FILE = _object(
-    {"path": _TEXT, "size": {"type": "integer"}, "sha256": _SHA256, "mode": {"type": "integer"}}
+    {
+        "path": _TEXT,
+        "size": {"type": "integer"},
+        "sha256": _SHA256,
+        "mode": {"type": "integer"},
+        "attempt": _COUNT,
+    },
+    optional=("attempt",),
 )
 _SET: dict[str, Schema] = {"attempt": _COUNT, "verdict": _TEXT, "sealed": _FLAG}
 _AT: dict[str, Schema] = {"attempt": _COUNT, "n": _COUNT}

@@ -5,8 +5,8 @@ One thread looks at the paths whose `every` is over, uploads what changed and ha
 writes the partial manifest. An object is replaced before the manifest names its new content, so each
 carries its digest itself (artifact_manifest.DIGEST_HEADER): whoever restores takes either.
 
-A job that resumes begins with files that the earlier attempt has in the bucket and this one has not.
-Until they all went up, no partial manifest is written: the earlier set is the better one.
+A job that resumes begins with files that an earlier attempt has in the bucket. Until this one has
+uploaded them, the partial manifest names the earlier objects: it is never the poorer set.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from collections.abc import Sequence
 from dstackd import artifact_manifest, protocol
 from dstackd.artifact_manifest import PARTIAL, Manifest
 from dstackd.launch_document import JobDocument
-from dstackd.runner.collect import Found, collect
+from dstackd.runner.collect import collect
 from dstackd.runner.errors import RunnerError
 from dstackd.runner.journal import Journal
 from dstackd.runner.ledger import Ledger
 from dstackd.runner.ordering import most_valuable_first
 from dstackd.runner.s3 import Bucket
 from dstackd.runner.sending import headers_of
+from dstackd.runner.unexpected import Unexpected
 from dstackd.runner.upload import Terms, Uploader
 
 STOP_PATIENCE_S = 5.0
@@ -40,7 +41,9 @@ rounds.
 
 
 class ArtifactRounds:
-    """`start` with the commands, `stop` when they ended; `ledger` is for the seal."""
+    """`start` with the commands, `stop` when they ended; `ledger` is for what was restored before, and
+    for the seal.
+    """
 
     def __init__(
         self,
@@ -63,9 +66,9 @@ class ArtifactRounds:
         self._lock = threading.Lock()
         self._started = False
         self._due: dict[str, float] = {}
-        self._owed: set[str] = set()
         self._missing: dict[str, int] = {}
         self._written = b""
+        self._unexpected = Unexpected("artifacts", journal.say)
         self._thread = threading.Thread(target=self._run, name="artifacts", daemon=True)
         self.ledger = Ledger()
 
@@ -77,8 +80,6 @@ class ArtifactRounds:
             for each in self._job.artifacts
             if each.every_s is not None
         }
-        if self._job.resume_from:
-            self._owed = {each.path for each in self._look(self._declared())}
         with self._lock:
             self._started = True
             if self._due or self._hurries:
@@ -124,6 +125,8 @@ class ArtifactRounds:
             self.round(due)
         except (RunnerError, OSError) as error:
             self._journal.say(f"artifacts: a round failed: {error}")
+        except Exception as error:  # noqa: BLE001 - the next round may be possible, and the job goes on
+            self._unexpected.met(error)
 
     def _wait_s(self) -> float | None:
         if self._hurries:
@@ -140,12 +143,7 @@ class ArtifactRounds:
 
     def round(self, patterns: Sequence[str]) -> None:
         """Upload what changed below `patterns`, then say what there is. Raises RunnerError, OSError."""
-        files = {each.path: each for each in self._look(patterns)}
-        if self._owed:
-            every = self._look(self._declared())
-            owed = {each.path: each for each in every if each.path in self._owed}
-            self._owed.intersection_update(owed)
-            files.update(owed)
+        files = collect(self._job_dir, patterns).files
         uploader = Uploader(
             self._bucket,
             job_dir=self._job_dir,
@@ -155,20 +153,16 @@ class ArtifactRounds:
             terms=self._terms,
             cancelled=self._cancelled,
         )
-        uploader.upload(most_valuable_first(files.values()))
+        uploader.upload(most_valuable_first(files))
         if self._cancelled.is_set():
             return
         for reason in uploader.fates.lost[:5]:
             self._journal.say(f"artifacts: not uploaded in this round: {reason}")
-        self._owed.difference_update(each.path for each in uploader.fates.files)
         self._forget_what_is_gone()
         self._write()
 
     def _declared(self) -> list[str]:
         return [each.path for each in self._job.artifacts]
-
-    def _look(self, patterns: Sequence[str]) -> list[Found]:
-        return collect(self._job_dir, patterns).files
 
     def _forget_what_is_gone(self) -> None:
         for path in self.ledger.entries():
@@ -181,8 +175,6 @@ class ArtifactRounds:
                 self.ledger.forget(path)
 
     def _write(self) -> None:
-        if self._owed:
-            return
         entries = self.ledger.entries()
         manifest = Manifest(
             job_id=self._job.job_id,

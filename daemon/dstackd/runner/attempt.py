@@ -7,6 +7,7 @@ a zipapp is compiled anew at each start.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +58,7 @@ class AttemptLife:
             job, job_dir=machine.job_dir, bucket=machine.bucket, journal=machine.journal
         )
         self._running: RunningJob | None = None
+        self._shipper: Shipper | None = None
 
     def live(self) -> Lived:
         """Raises StageFailed."""
@@ -72,6 +74,7 @@ class AttemptLife:
                 api=machine.secrets,
             )
             log, shipper = self._start_log(secrets)
+            self._shipper = shipper
             return self._live_with(log, shipper, secrets)
         finally:
             watch.stop()
@@ -119,9 +122,14 @@ class AttemptLife:
     ) -> tuple[Enclosure, int | None]:
         """What the commands run in, and the attempt whose artifacts they find. An image comes beside the inputs."""
         os.makedirs(self._machine.job_dir, exist_ok=True)
+        gave_up = threading.Event()
         with ThreadPoolExecutor(1) as beside:
-            enclosure = beside.submit(self._enclosure, confined, secrets, say)
-            previous = self._restore(say)
+            enclosure = beside.submit(self._enclosure, confined, secrets, say, gave_up)
+            try:
+                previous = self._restore(say)
+            except BaseException:
+                gave_up.set()  # nobody waits for the image any more
+                raise
             return enclosure.result(), previous
 
     def _restore(self, say: Callable[[str], None]) -> int | None:
@@ -141,10 +149,20 @@ class AttemptLife:
             bucket=machine.bucket,
             say=say,
         )
-        return restore_attempt(job, job_dir=machine.job_dir, bucket=machine.bucket, say=say)
+        return restore_attempt(
+            job,
+            job_dir=machine.job_dir,
+            bucket=machine.bucket,
+            say=say,
+            ledger=self._rounds.ledger,
+        )
 
     def _enclosure(
-        self, confined: Confinement, secrets: Secrets, say: Callable[[str], None]
+        self,
+        confined: Confinement,
+        secrets: Secrets,
+        say: Callable[[str], None],
+        gave_up: threading.Event,
     ) -> Enclosure:
         machine = self._machine
         if self._job.container is None:
@@ -162,7 +180,7 @@ class AttemptLife:
             say=say,
             memory_max_bytes=None if memory_bytes is None else job_memory_bytes(memory_bytes),
         )
-        container.prepare(stopped=lambda: self._order() is not None)
+        container.prepare(stopped=lambda: gave_up.is_set() or self._order() is not None)
         return container
 
     def _start(
@@ -194,9 +212,12 @@ class AttemptLife:
                 environment=secrets.resolve(environment),
                 log=log,
                 switch=machine.switch,
+                say=machine.journal.say,
             )
         except (OSError, ValueError, UnsafePath) as error:
-            raise StageFailed("start", str(error)) from error
+            # A name or a path that is none is one on no machine; what the system refuses may be this one's trouble.
+            final = isinstance(error, ValueError)
+            raise StageFailed("start", str(error), final=final) from error
         return self._running
 
     def _skip(self, log: JobLog) -> tuple[Outcome, Sealed]:
@@ -257,6 +278,11 @@ class AttemptLife:
             journal=machine.journal,
         )
 
+    def _is_well(self) -> bool:
+        """Whether every thread lives that the job, its log and its reports need."""
+        needed = (self._machine.reporter, self._shipper, self._running)
+        return all(each is None or each.is_well for each in needed)
+
     def _watch(self) -> Watch:
         machine = self._machine
         watch = Watch(
@@ -269,7 +295,7 @@ class AttemptLife:
             journal=machine.journal,
             journal_stream=machine.journal_stream,
             on_warning=self._rounds.hurry,
-            is_well=lambda: self._running is None or self._running.is_well,
+            is_well=self._is_well,
             watchdog=machine.watchdog,
             job_id=self._job.job_id,
             attempt=self._job.attempt,

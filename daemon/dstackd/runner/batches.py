@@ -6,6 +6,7 @@ the first event to the last, in time order.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -28,11 +29,19 @@ class Batcher:
 
     def __init__(self, read: Callable[[], bytes | None]) -> None:
         self._read = read
-        self._waiting: Record | None = None
+        self._waiting: deque[Record] = deque()
 
     def take(self) -> Batch:
         """The next batch, as full as whole records make it; no events when there is nothing."""
         batch: list[Record] = []
+        try:
+            return self._fill(batch)
+        except BaseException:
+            # Whoever asks again gets them: a record is read once.
+            self._waiting.extendleft(reversed(batch))
+            raise
+
+    def _fill(self, batch: list[Record]) -> Batch:
         events = size_bytes = 0
         while (record := self._next()) is not None:
             events += record.events
@@ -43,15 +52,14 @@ class Batcher:
                 or bool(batch and record.at_ms - batch[0].at_ms >= SPAN_MS_MAX)
             )
             if batch and too_much:
-                self._waiting = record
+                self._waiting.appendleft(record)
                 events -= record.events
                 break
             batch.append(record)
         return Batch(events, b",".join(record.body for record in batch))
 
     def _next(self) -> Record | None:
-        if self._waiting is not None:
-            waiting, self._waiting = self._waiting, None
-            return waiting
+        if self._waiting:
+            return self._waiting.popleft()
         record = self._read()
         return None if record is None else records.decode(record)

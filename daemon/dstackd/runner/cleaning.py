@@ -12,15 +12,17 @@ import contextlib
 import glob
 import os
 import pwd
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 
 from dstackd.runner.account import JOB_USER
 from dstackd.runner.container_options import LABEL
 from dstackd.runner.engine import Engine, docker, podman
 from dstackd.runner.engine_setup import is_ours
+from dstackd.runner.errors import RunnerError
 from dstackd.runner.ipc import remove_ipc
+from dstackd.runner.pace import Deadline
 from dstackd.runner.processes import kill_all
+from dstackd.runner.trees import is_gone, nothing_to_check, remove, walk
 
 SHARED_FOLDERS = (
     *("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue"),  # noqa: S108 - looked through, not written to
@@ -33,6 +35,17 @@ OWN_PLACES = (
 )
 AT_JOBS = ("/var/spool/cron/atjobs/*", "/var/spool/at/*", "/var/spool/at/spool/*")
 CONTAINERS_S = 60.0
+CLEANING_S = 120.0
+"""The machine is paid meanwhile, and a new one is there sooner."""
+
+
+class NotClean(RunnerError):
+    """It was given up."""
+
+
+def nobody_leaves() -> bool:
+    """For whoever has nothing that ends the cleaning."""
+    return False
 
 
 class Cleaner:
@@ -46,19 +59,36 @@ class Cleaner:
         self._say = say
         self._own = frozenset(os.listdir(base_dir))
 
-    def clean(self, *, had_container: bool) -> bool:
-        """Whether nothing is left of the job that ended. As long as it takes to remove its files."""
-        left = list(self._leftovers(had_container=had_container))
+    def clean(
+        self,
+        *,
+        had_container: bool,
+        leaves: Callable[[], bool] = nobody_leaves,
+        patience_s: float = CLEANING_S,
+    ) -> bool:
+        """Whether nothing is left of the job that ended. Raises NotClean when it takes longer than `patience_s`, or
+        `leaves` says that the machine has to go; OSError.
+        """
+        deadline = Deadline(patience_s)
+
+        def check() -> None:
+            if leaves():
+                raise NotClean("the machine has to go")
+            if deadline.left_s() == 0:
+                raise NotClean(f"not done within {patience_s:.0f} s")
+
+        left = list(self._leftovers(had_container=had_container, check=check))
+        check()
         for what in left:
             self._say(f"cleaning: left over: {what}")
         return not left
 
-    def _leftovers(self, *, had_container: bool) -> Iterator[str]:
+    def _leftovers(self, *, had_container: bool, check: Callable[[], None]) -> Iterator[str]:
         if had_container:
             yield from self._containers()
         if is_ours(self._environ):
-            yield from _of_the_user()
-        yield from self._folder()
+            yield from _of_the_user(check)
+        yield from self._folder(check)
 
     def _containers(self) -> Iterator[str]:
         for engine in filter(None, (docker(self._environ), podman(self._environ))):
@@ -72,52 +102,57 @@ class Cleaner:
         # An engine that does not answer may hide a container.
         return said.out.split() if said.code == 0 else [f"of {engine.name}, which does not answer"]
 
-    def _folder(self) -> Iterator[str]:
+    def _folder(self, check: Callable[[], None]) -> Iterator[str]:
         for name in os.listdir(self._base_dir):
-            if name not in self._own:
-                path = os.path.join(self._base_dir, name)
-                remove(path)
-                if os.path.lexists(path):
-                    yield path
+            path = os.path.join(self._base_dir, name)
+            if name not in self._own and not remove(path, check=check):
+                yield path
 
 
-def _of_the_user() -> Iterator[str]:
+def _of_the_user(check: Callable[[], None]) -> Iterator[str]:
     try:
         user = pwd.getpwnam(JOB_USER)
     except KeyError:
         return
-    yield from end_user(user.pw_name, user.pw_uid)
+    yield from end_user(user.pw_name, user.pw_uid, check=check)
 
 
-def end_user(name: str, uid: int, *, folders: tuple[str, ...] = SHARED_FOLDERS) -> Iterator[str]:
-    """Take from the user all that lasts; what could not be taken."""
+def end_user(
+    name: str,
+    uid: int,
+    *,
+    folders: tuple[str, ...] = SHARED_FOLDERS,
+    check: Callable[[], None] = nothing_to_check,
+) -> Iterator[str]:
+    """Take from the user all that lasts; what could not be taken. `check` is called all the time, and may raise."""
     # First what would start processes again, then the processes, then what they could have made again.
     for path in _starters(name, uid):
-        remove(path)
+        remove(path, check=check)
     if not kill_all(lambda: pids_of(uid)):
         yield f"processes {pids_of(uid)}"
     remove_ipc(uid)
-    for path in (*_starters(name, uid), *owned_below(folders, uid)):
-        remove(path)
-        if os.path.lexists(path):
+    for path in (*_starters(name, uid), *owned_below(folders, uid, check=check)):
+        if not remove(path, check=check):
             yield path
 
 
 def _starters(name: str, uid: int) -> list[str]:
     named = [path.format(name=name) for path in OWN_PLACES]
     at_jobs = [path for pattern in AT_JOBS for path in glob.glob(pattern) if _owner(path) == uid]
-    return [path for path in named if os.path.lexists(path)] + at_jobs
+    return [path for path in named if not is_gone(path)] + at_jobs
 
 
-def owned_below(folders: tuple[str, ...], uid: int) -> list[str]:
-    """What the user owns at any depth; nothing below a folder that is the user's as a whole."""
+def owned_below(
+    folders: tuple[str, ...], uid: int, *, check: Callable[[], None] = nothing_to_check
+) -> list[str]:
+    """What the user owns at any depth; nothing below a folder that is the user's as a whole. Raises OSError."""
     found: list[str] = []
-    for folder in folders:
-        for here, names, files in os.walk(folder):
-            found += [path for name in files if _owner(path := os.path.join(here, name)) == uid]
-            whole = [name for name in names if _owner(os.path.join(here, name)) == uid]
-            found += [os.path.join(here, name) for name in whole]
-            names[:] = [name for name in names if name not in whole]
+    # /var/lock is a link to /run/lock.
+    for folder in dict.fromkeys(map(os.path.realpath, folders)):
+        for entry in walk(folder, enters=lambda status: status.st_uid != uid):
+            check()
+            if not entry.is_left and entry.status.st_uid == uid:
+                found.append(entry.path)
     return found
 
 
@@ -134,15 +169,6 @@ def pids_of(uid: int) -> list[int]:
             if not is_zombie and str(uid) in fields["Uid"].split():
                 found.append(int(name))
     return found
-
-
-def remove(path: str) -> None:
-    """A file, a link, or a folder with all that is in it; what cannot be removed stays."""
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
 
 
 def _owner(path: str) -> int | None:

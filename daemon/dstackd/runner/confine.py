@@ -8,7 +8,6 @@ routes are touched: the commands run as whoever plays, or as the user whom LOCAL
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from dstackd.runner.journal import Journal
 from dstackd.runner.ownership import give
 from dstackd.runner.power import LOCAL_VARIABLE
 from dstackd.runner.processes import Processes
+from dstackd.runner.trees import remove
 
 LOCAL_USER_VARIABLE = "DSTACKD_LOCAL_JOB_USER"
 """The user for jobs on a computer that plays machines, where the player is root."""
@@ -108,7 +108,7 @@ def _fresh_home(account: Account) -> None:
     above = os.path.dirname(account.home)
     try:
         os.chmod(above, stat.S_IMODE(os.stat(above).st_mode) | MAY_PASS)
-        shutil.rmtree(account.home, ignore_errors=True)
+        remove(account.home)
         os.mkdir(account.home, 0o700)
         os.chown(account.home, account.uid, account.gid)
     except OSError as error:

@@ -110,6 +110,7 @@ class Container:
                 STAGE,
                 f"{self._image} is not on this machine, and {LOCAL_PREFIX} is no registry to ask: "
                 "have the image on the machine, or name its registry",
+                final=True,
             )
         self._image_config = found.get("Config") or {}
 

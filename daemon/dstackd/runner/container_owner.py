@@ -8,11 +8,11 @@ import io
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
 
 from dstackd.runner import ownership
 from dstackd.runner.engine import STAGE, Engine
 from dstackd.runner.errors import StageFailed
+from dstackd.runner.trees import walk
 
 _PASSWD = "/etc/passwd"  # noqa: S105 - the file that names users
 _FOR_ALL = {True: 0o777, False: 0o666}
@@ -38,17 +38,15 @@ def give(folder: str, owner: tuple[int, int] | None) -> None:
     if os.geteuid() == 0:
         ownership.give(folder, uid=owner[0], gid=owner[1])
         return
-    for path in _everything(folder):
-        mode = os.lstat(path).st_mode
-        if not stat.S_ISLNK(mode):
-            os.chmod(path, stat.S_IMODE(mode) | _FOR_ALL[stat.S_ISDIR(mode)])
+    os.chmod(folder, _for_all(os.stat(folder).st_mode))
+    for entry in walk(folder):
+        mode = entry.status.st_mode
+        if not entry.is_left and not stat.S_ISLNK(mode):
+            os.chmod(entry.name, _for_all(mode), dir_fd=entry.here)
 
 
-def _everything(folder: str) -> Iterator[str]:
-    yield folder
-    for here, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            yield os.path.join(here, name)
+def _for_all(mode: int) -> int:
+    return stat.S_IMODE(mode) | _FOR_ALL[stat.S_ISDIR(mode)]
 
 
 def _in_passwd(passwd: str, name: str) -> tuple[int | None, int]:

@@ -21,6 +21,7 @@ from dstackd.runner.logs import LogStream
 from dstackd.runner.notice import REBALANCE_PATH, SPOT_PATH, read_notice, read_rebalance
 from dstackd.runner.s3 import Bucket
 from dstackd.runner.stopping import INTERRUPTED, SILENCE, STOPPED, StopSwitch
+from dstackd.runner.unexpected import Unexpected
 from dstackd.runner.watchdog import SLACK_S, Watchdog
 
 CALL_PATIENCE_S = 2.0
@@ -59,7 +60,7 @@ class Watch:
         attempt: int = 0,
     ) -> None:
         """`on_warning`: called when EC2 expects to reclaim the machine, and when it has announced it; may take
-        its time, and raise RunnerError or OSError. `is_well`: False when a thread that the job needs has died; there is no heartbeat then.
+        its time, and raise. `is_well`: False when a thread that the job needs has died; there is no heartbeat then.
         `job_id`, `attempt`: whose stop is heard; without them, whoever's.
         """
         self._instance_id = instance_id
@@ -95,6 +96,7 @@ class Watch:
 
     def _every(self, interval_s: float, look: Callable[[], bool], *, name: str) -> None:
         """Call `look` at once and then every `interval_s`, until it says that it has seen all."""
+        unexpected = Unexpected(name, self._journal.say)
 
         def run() -> None:
             while True:
@@ -104,6 +106,8 @@ class Watch:
                         break
                 except (RunnerError, ValueError, KeyError, TypeError) as error:
                     self._journal.say(f"{name}: {error!r}")
+                except Exception as error:  # noqa: BLE001 - whoever does not look sees no notice
+                    unexpected.met(error)
                 if self._over.wait(interval_s):
                     break
             if self._watchdog is not None:
@@ -146,10 +150,13 @@ class Watch:
         def use_the_time() -> None:
             try:
                 self._on_warning()
-            except (RunnerError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - it was of use, not needed
                 self._journal.say(f"on {what}: {error!r}")
 
-        threading.Thread(target=use_the_time, name=f"on {what}", daemon=True).start()
+        try:
+            threading.Thread(target=use_the_time, name=f"on {what}", daemon=True).start()
+        except RuntimeError as error:  # no room for a thread; what was seen has been told
+            self._journal.say(f"on {what}: {error!r}")
 
     def _look_for_word(self) -> bool:
         key = protocol.control_key(self._instance_id)

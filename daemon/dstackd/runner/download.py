@@ -48,23 +48,30 @@ class Wanted:
     or_newer: bool = False
 
 
+Arrived = Callable[[Wanted, str, os.stat_result], None]
+
+
 def download(bucket: Bucket, key: str, path: str, *, sha256: str, mode: int = 0o600) -> None:
     """Write the object to `path`. Raises WrongDigest, RunnerError, OSError; then nothing is there."""
     Download(bucket).fetch([Wanted(key, path, sha256=sha256, mode=mode)])
 
 
 class Download:
-    """Fetches objects of one bucket. `tick` is told of bytes as they come (negative: come again)."""
+    """Fetches objects of one bucket. `tick` is told of bytes as they come (negative: come again),
+    `arrived` of each file that has its name: its sha256 and what it is on disk, from any thread.
+    """
 
     def __init__(
         self,
         bucket: Bucket,
         *,
         tick: Callable[[int], None] = lambda _size: None,
+        arrived: Arrived = lambda _wanted, _sha256, _status: None,
         patience_s: float = PATIENCE_S,
     ) -> None:
         self._bucket = bucket
         self._tick = tick
+        self._arrived = arrived
         self._patience_s = patience_s
         self._room = threading.Semaphore(4 * THREADS)
         self._lock = threading.Lock()
@@ -110,7 +117,7 @@ class Download:
             headers = self._bucket.download(
                 one.key, sink, patience_s=self._patience_s, etag=one.etag
             )
-            part.keep(sink.sha256(), headers)
+            self._keep(part, sink.sha256(), headers)
 
     def _begin_long(self, one: Wanted, pool: ThreadPoolExecutor) -> None:
         head = self._bucket.head(one.key, patience_s=self._patience_s)
@@ -139,7 +146,11 @@ class Download:
     def _end_long(self, part: _Part, headers: Mapping[str, str]) -> None:
         with closing(part):
             if self._error is None:
-                part.keep(part.sha256(), headers)
+                self._keep(part, part.sha256(), headers)
+
+    def _keep(self, part: _Part, sha256: str, headers: Mapping[str, str]) -> None:
+        part.keep(sha256, headers)
+        self._arrived(part.wanted, sha256, os.fstat(part.fd))
 
 
 class _Countdown:
@@ -195,7 +206,7 @@ class _Part:
     """A file that is not complete yet: gone when it is closed, unless it was kept."""
 
     def __init__(self, wanted: Wanted) -> None:
-        self._wanted = wanted
+        self.wanted = wanted
         # A name of its own: with an ending, a name of 255 bytes would be too long.
         self.fd, self._path = tempfile.mkstemp(dir=os.path.dirname(wanted.path), prefix=".dstackd-")
 
@@ -215,7 +226,7 @@ class _Part:
 
     def keep(self, found: str, headers: Mapping[str, str]) -> None:
         """Give it its name, if its digest is right."""
-        wanted, mode = self._wanted, self._wanted.mode
+        wanted, mode = self.wanted, self.wanted.mode
         if wanted.sha256 and found != wanted.sha256:
             if not (wanted.or_newer and headers.get(DIGEST_HEADER) == found):
                 raise WrongDigest(f"{wanted.key}: sha256 is {found}, expected {wanted.sha256}")

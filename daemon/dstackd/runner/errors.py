@@ -29,7 +29,9 @@ class AwsError(RunnerError):
 class StageFailed(RunnerError):
     """The machine cannot run the job; reported as `failed(stage, message)`, then shutdown."""
 
-    def __init__(self, stage: str, message: str) -> None:
+    def __init__(self, stage: str, message: str, *, final: bool = False) -> None:
         super().__init__(f"{stage}: {message}")
         self.stage = stage
         self.message = message
+        self.final = final
+        """No other machine could run it either: what is wrong is in the spec, or missing in AWS or a registry."""

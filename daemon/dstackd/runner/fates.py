@@ -18,7 +18,7 @@ class Fates:
         self._left: set[str] = set()
         self.closed = False
         self.files: list[ManifestFile] = []
-        """What is in the bucket as it is on disk."""
+        """What is in the bucket as it is on disk, of this attempt or inherited."""
         self.older: list[ManifestFile] = []
         """Of what was lost: the states that the bucket still has."""
         self.lost: list[str] = []
@@ -37,6 +37,7 @@ class Fates:
     def postpone(self, path: str) -> None:
         with self._lock:
             if self._take(path):
+                self._ledger.postpone(path)
                 self.postponed.append(path)
 
     def lose(self, path: str, reason: str) -> None:
@@ -55,9 +56,9 @@ class Fates:
     def _lose(self, path: str, reason: str) -> None:
         if not self._take(path):
             return
-        entry = self._ledger.stored(path)
-        if entry is not None and entry.sure:
-            self.older.append(entry.file)
+        stored = self._ledger.stored(path)
+        if stored is not None:
+            self.older.append(stored)
             reason += " (the bucket has an earlier state)"
         self.lost.append(f"{path}: {reason}")
 

@@ -14,6 +14,7 @@ from dstackd.runner.errors import RunnerError
 from dstackd.runner.journal import Journal
 from dstackd.runner.pace import backoff_s
 from dstackd.runner.s3 import Bucket
+from dstackd.runner.unexpected import Unexpected
 
 PUT_PATIENCE_S = 10.0
 
@@ -36,10 +37,16 @@ class Reporter:
         self._lock = threading.Lock()
         self._keys: queue.Queue[str | None] = queue.Queue()
         self._closed = threading.Event()
+        self._unexpected = Unexpected("inbox", journal.say)
         self._thread = threading.Thread(target=self._run, name="inbox", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+
+    @property
+    def is_well(self) -> bool:
+        """Whether reports are being written."""
+        return self._thread.is_alive()
 
     def know_job(self, job_id: str, attempt: int) -> None:
         """Later events carry this job."""
@@ -87,5 +94,8 @@ class Reporter:
             self._bucket.put(key, b"", patience_s=PUT_PATIENCE_S)
         except RunnerError as error:
             self._journal.say(f"inbox: {error}")
+            return False
+        except Exception as error:  # noqa: BLE001 - the report is still to be written
+            self._unexpected.met(error)
             return False
         return True

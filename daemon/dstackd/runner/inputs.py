@@ -7,16 +7,20 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from http import HTTPStatus
 
 from dstackd import artifact_manifest, protocol
-from dstackd.artifact_manifest import Manifest, ManifestError
+from dstackd.artifact_manifest import Manifest, ManifestError, ManifestFile
 from dstackd.launch_document import InputDocument, JobDocument
+from dstackd.runner.collect import seen_of
 from dstackd.runner.download import PATIENCE_S, Download, Wanted, WrongDigest
 from dstackd.runner.errors import AwsError, NoRoom, RunnerError, StageFailed
+from dstackd.runner.ledger import Ledger
 from dstackd.runner.paths import Places, UnsafePath, below
 from dstackd.runner.progress import Progress, size_text
 from dstackd.runner.s3 import Bucket
@@ -24,6 +28,8 @@ from dstackd.runner.s3_inputs import Source, fetch, look_at
 from dstackd.runner.unpack import UnsafeTar, unpack
 
 Say = Callable[[str], None]
+CLOCK_STEP_S = 0.02
+"""The kernel's file times have steps of at most 10 ms (CONFIG_HZ=100)."""
 _UNUSABLE = (
     RunnerError,
     WrongDigest,
@@ -71,7 +77,7 @@ def _tar_size(wanted: InputDocument, bucket: Bucket) -> int:
     except RunnerError as error:
         missing = isinstance(error, AwsError) and error.status == HTTPStatus.NOT_FOUND
         problem = f"{key} is not in the bucket" if missing else str(error)
-        raise StageFailed("inputs", f"{wanted.target}: {problem}") from error
+        raise StageFailed("inputs", f"{wanted.target}: {problem}", final=missing) from error
 
 
 def _require_room(size_bytes: int, folder: str) -> None:
@@ -120,10 +126,14 @@ def _failed(stage: str, what: str, error: BaseException, folder: str) -> StageFa
     return StageFailed(stage, message)
 
 
-def restore_attempt(job: JobDocument, *, job_dir: str, bucket: Bucket, say: Say) -> int | None:
+def restore_attempt(
+    job: JobDocument, *, job_dir: str, bucket: Bucket, say: Say, ledger: Ledger | None = None
+) -> int | None:
     """Put the artifacts of the newest earlier attempt that has any, sealed or partial, into the job's
-    folder. The attempt's number, or None. Raises StageFailed.
+    folder. The attempt's number, or None. `ledger` learns what each file is and whose object holds it.
+    Raises StageFailed.
     """
+    heir = ledger or Ledger()
     try:
         for attempt in job.resume_from:
             for key, or_newer in (
@@ -133,29 +143,53 @@ def restore_attempt(job: JobDocument, *, job_dir: str, bucket: Bucket, say: Say)
                 content = bucket.get(key, patience_s=PATIENCE_S)
                 if content is not None:
                     manifest = artifact_manifest.decode(content)
-                    _restore(manifest, job_dir, bucket, or_newer=or_newer, say=say)
+                    restoring = _Restoring(manifest, job_dir=job_dir, ledger=heir)
+                    restoring.run(bucket, or_newer=or_newer, say=say)
                     return attempt
     except _UNUSABLE as error:
         raise _failed("resume", "artifacts", error, job_dir) from error
     return None
 
 
-def _restore(manifest: Manifest, job_dir: str, bucket: Bucket, *, or_newer: bool, say: Say) -> None:
-    size = size_text(manifest.size_bytes)
-    say(f"resumes attempt {manifest.attempt}: {len(manifest.files)} files, {size}")
-    progress = Progress("artifacts of the attempt before", manifest.size_bytes, say)
-    Download(bucket, tick=progress.add).fetch(_wanted(manifest, job_dir, or_newer=or_newer))
-    progress.end()
+class _Restoring:
+    """Brings the files of one manifest."""
 
+    def __init__(self, manifest: Manifest, *, job_dir: str, ledger: Ledger) -> None:
+        self._manifest = manifest
+        self._ledger = ledger
+        places = Places(job_dir)
+        self._files = {places.place(file.path): file for file in manifest.files}
 
-def _wanted(manifest: Manifest, job_dir: str, *, or_newer: bool) -> Iterator[Wanted]:
-    places = Places(job_dir)
-    for file in manifest.files:
-        yield Wanted(
-            key=protocol.artifact_key(manifest.job_id, manifest.attempt, file.path),
-            path=places.place(file.path),
-            size=file.size,
-            sha256=file.sha256,
-            mode=file.mode,
-            or_newer=or_newer,
+    def run(self, bucket: Bucket, *, or_newer: bool, say: Say) -> None:
+        """All of them, each verified."""
+        manifest = self._manifest
+        size = size_text(manifest.size_bytes)
+        say(f"resumes attempt {manifest.attempt}: {len(manifest.files)} files, {size}")
+        progress = Progress("artifacts of the attempt before", manifest.size_bytes, say)
+        download = Download(bucket, tick=progress.add, arrived=self._inherit)
+        download.fetch(self._wanted(or_newer=or_newer))
+        progress.end()
+        # Whoever writes to one of them from now on gives it another mtime.
+        time.sleep(CLOCK_STEP_S)
+
+    def _wanted(self, *, or_newer: bool) -> Iterator[Wanted]:
+        for place, file in self._files.items():
+            yield Wanted(
+                key=self._manifest.key_of(file),
+                path=place,
+                size=file.size,
+                sha256=file.sha256,
+                mode=file.mode,
+                or_newer=or_newer,
+            )
+
+    def _inherit(self, wanted: Wanted, sha256: str, status: os.stat_result) -> None:
+        file = self._files[wanted.path]
+        inherited = ManifestFile(
+            path=file.path,
+            size=status.st_size,
+            sha256=sha256,
+            mode=stat.S_IMODE(status.st_mode),
+            attempt=self._manifest.holder_of(file),
         )
+        self._ledger.inherit(inherited, seen_of(status))

@@ -11,21 +11,23 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dstackd.launch_document import JobDocument
 from dstackd.runner.account import Account
 from dstackd.runner.enclosure import Enclosure
 from dstackd.runner.job_log import STDERR, STDOUT, JobLog
+from dstackd.runner.reading import PipeReader
 from dstackd.runner.stopping import EXIT, INTERRUPTED, OUT_OF_MEMORY, TIMED_OUT, StopSwitch
+from dstackd.runner.unexpected import Unexpected
 
-PIPE_BYTES = 65_536
 LAST_OUTPUT_S = 5.0
 """A process that cannot be killed may hold the pipes for ever; its output is not waited for longer."""
 KILL_S = 10.0
 """SIGKILL works at once, except on a process that waits for a device."""
 _LIFE_POLL_S = 0.05
+_END_TRIES = 5
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _INHERITED = ("PATH", "LANG")
 
@@ -108,12 +110,14 @@ class RunningJob:
         environment: Mapping[str, str],
         log: JobLog,
         switch: StopSwitch,
+        say: Callable[[str], None] = print,
     ) -> None:
-        """Start the commands. Raises OSError, ValueError, StageFailed."""
+        """Start the commands; `say` is for what goes wrong in a thread. Raises OSError, ValueError, StageFailed."""
         self._job = job
         self._enclosure = enclosure
         self._log = log
         self._switch = switch
+        self._unexpected = Unexpected("reaper", say)
         self._exit_code: int | None = None
         self._kill_at: float | None = None
         self._stop_signal = _signal_number(job.stop_signal)
@@ -126,14 +130,15 @@ class RunningJob:
             enclosure.close()
             raise
         self._started_at = time.monotonic()
-        self._readers = [self._reader(STDOUT), self._reader(STDERR)]
+        self._readers = [self._reader(STDOUT, say), self._reader(STDERR, say)]
         self._reaper = threading.Thread(target=self._reap, name="reaper", daemon=True)
-        self._reaper.start()
+        self._start_threads()
 
     @property
     def is_well(self) -> bool:
-        """Whether the end of the commands would be noticed, or has been."""
-        return self._exit_code is not None or self._reaper.is_alive()
+        """Whether the end of the commands would be noticed, or has been, and their output is read."""
+        sees_end = self._exit_code is not None or self._reaper.is_alive()
+        return sees_end and all(reader.is_well for reader in self._readers)
 
     def wait(self) -> Outcome:
         """Until the commands ended, or were ended; nothing of them is left then."""
@@ -183,27 +188,46 @@ class RunningJob:
 
     def _cause(self, code: int) -> str:
         order = self._switch.current() if self._kill_at is not None else None
-        if order is not None and not (order.cause == INTERRUPTED and code == 0):
+        finished = code == 0 and not self._job.resume
+        if order is not None and not (order.cause == INTERRUPTED and finished):
             return order.cause
         return OUT_OF_MEMORY if code != 0 and self._enclosure.ran_out_of_memory() else EXIT
 
+    def _start_threads(self) -> None:
+        """Commands that nobody looks after do not run. Raises RuntimeError."""
+        try:
+            for reader in self._readers:
+                reader.start()
+            self._reaper.start()
+        except BaseException:
+            self._enclosure.signal(signal.SIGKILL)
+            self._enclosure.close()
+            raise
+
     def _reap(self) -> None:
-        code = self._enclosure.ended_with(self._process.wait())
+        code = self._end()
         self._exit_code = 128 - code if code < 0 else code
         self._switch.wake()
 
-    def _reader(self, source: str) -> threading.Thread:
+    def _end(self) -> int:
+        """As `Enclosure.ended_with`; what cannot be learnt is no success."""
+        for _ in range(_END_TRIES):
+            code = self._try_to_learn_end()
+            if code is not None:
+                return code
+        return self._process.returncode or -signal.SIGKILL
+
+    def _try_to_learn_end(self) -> int | None:
+        try:
+            return self._enclosure.ended_with(self._process.wait())
+        except Exception as error:  # noqa: BLE001 - nobody else would notice the end
+            time.sleep(self._unexpected.met(error))
+        return None
+
+    def _reader(self, source: str, say: Callable[[str], None]) -> PipeReader:
         pipe = self._process.stdout if source == STDOUT else self._process.stderr
         assert pipe is not None  # noqa: S101 - both are pipes; for the type checker
-
-        def read() -> None:
-            with pipe:
-                while chunk := os.read(pipe.fileno(), PIPE_BYTES):
-                    self._log.feed(source, chunk)
-
-        thread = threading.Thread(target=read, name=source, daemon=True)
-        thread.start()
-        return thread
+        return PipeReader(source, pipe, log=self._log, say=say)
 
 
 def _write_script(job: JobDocument, path: str) -> None:

@@ -56,7 +56,7 @@ class JobLog:
         """UTF-8 bytes of the texts of all lines, without line ends."""
         self.over_quota_lines = 0
         self.lost_lines = 0
-        """Lines that the disk did not take."""
+        """Lines that the disk did not take, or the memory."""
 
     @property
     def lines(self) -> int:
@@ -64,11 +64,15 @@ class JobLog:
         return self._encoder.last_n
 
     def feed(self, source: str, chunk: bytes) -> None:
-        """Bytes from a pipe; ignored once closed."""
+        """Bytes from a pipe; ignored once closed. What cannot be taken is counted as lost, and raised."""
         with self._lock:
             if not self.closed.is_set():
-                lines = self._splitters[source].feed(chunk, now_s=time.monotonic())
-                self._keep(source, lines)
+                try:
+                    lines = self._splitters[source].feed(chunk, now_s=time.monotonic())
+                    self._keep(source, lines)
+                except Exception:
+                    self.lost_lines += chunk.count(b"\n")
+                    raise
 
     def look(self) -> None:
         """Show what bars have come to; to be called about once a second."""
@@ -77,10 +81,11 @@ class JobLog:
                 self._keep(source, splitter.look(now_s=time.monotonic()))
 
     def say(self, text: str) -> None:
-        """A line of ours; not the quota's matter."""
+        """A line of ours; not the quota's matter, and masked: it may hold what a program said."""
+        masked = text if self._mask is None else self._mask(text)
         with self._lock:
             if not self.closed.is_set():
-                self._append(OURS, [text], room_bytes=None)
+                self._append(OURS, [masked], room_bytes=None)
 
     def close(self) -> None:
         """No more output: the last unfinished lines count now."""

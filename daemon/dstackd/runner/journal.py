@@ -6,12 +6,14 @@ group when there is time.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
 
 from dstackd.runner.errors import RunnerError
 from dstackd.runner.logs import Event, LogStream
+from dstackd.runner.unexpected import Unexpected
 
 LINES_MAX = 500
 SHIP_PATIENCE_S = 5.0
@@ -24,11 +26,14 @@ class Journal:
         self._lines: deque[Event] = deque(maxlen=LINES_MAX)
         self._lock = threading.Lock()
         self._made = False
+        self._unexpected = Unexpected("journal", self.say)
 
     def say(self, text: str) -> None:
         at_ms = int(time.time() * 1000)
         with self._lock:
-            print(f"dstackd-runner: {text}", flush=True)
+            # Nobody may read standard output any more, or its disk be full.
+            with contextlib.suppress(OSError, ValueError):
+                print(f"dstackd-runner: {text}", flush=True)
             self._lines.append((at_ms, text[:2000] or "-"))
 
     def ship(self, stream: LogStream) -> None:
@@ -44,5 +49,11 @@ class Journal:
                 self._made = True
             stream.put(events, patience_s=SHIP_PATIENCE_S)
         except RunnerError:
-            with self._lock:
-                self._lines = deque([*events, *self._lines], maxlen=LINES_MAX)
+            self._take_back(events)
+        except Exception as error:  # noqa: BLE001 - the journal is in nobody's way
+            self._take_back(events)
+            self._unexpected.met(error)
+
+    def _take_back(self, events: list[Event]) -> None:
+        with self._lock:
+            self._lines = deque([*events, *self._lines], maxlen=LINES_MAX)

@@ -26,9 +26,10 @@ def live(machine: Machine) -> None:
         # From here on whoever wants the machine to stop means what comes next.
         heard, machine = machine.switch, machine.for_another_job()
         undisturbed = lived.undisturbed and heard.current() is None
-        idle = idling.offer(job) if undisturbed else ()
-        machine.reporter.report(protocol.DONE, *lived.done_fields, *idle)
-        place = idling.wait(machine, document) if idle else None
+        with idling.after(machine, document, job) as idle:
+            offer = idle.offer() if undisturbed else ()
+            machine.reporter.report(protocol.DONE, *lived.done_fields, *offer)
+            place = idle.wait() if offer else None
 
 
 def read_job(machine: Machine, place: Place) -> tuple[LaunchDocument, JobDocument]:

@@ -80,7 +80,8 @@ def run(base_dir: str, *, environ: MutableMapping[str, str]) -> int:
 
 
 def _report_failure(machine: Machine, failed: StageFailed) -> None:
-    machine.reporter.report(protocol.FAILED, failed.stage, fitting(failed.message))
+    final = (protocol.FINAL,) if failed.final else ()
+    machine.reporter.report(protocol.FAILED, failed.stage, fitting(failed.message), *final)
 
 
 def _machine(

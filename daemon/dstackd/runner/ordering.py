@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from dstackd.runner.collect import Found
 
-_CALL_BYTES = 64 * 1024
+CALL_BYTES = 64 * 1024
 """What a request costs besides its bytes, in bytes."""
 _MOMENT_NS = 10_000_000_000
 """Files whose times differ by a few seconds belong to one checkpoint: the smaller goes first."""
@@ -21,6 +21,6 @@ def most_valuable_first(files: Iterable[Found]) -> list[Found]:
 
     def cost(file: Found) -> tuple[int, str]:
         age_ns = newest_ns - file.seen.mtime_ns
-        return (file.seen.size + _CALL_BYTES) * (age_ns + _MOMENT_NS), file.path
+        return (file.seen.size + CALL_BYTES) * (age_ns + _MOMENT_NS), file.path
 
     return sorted(files, key=cost)

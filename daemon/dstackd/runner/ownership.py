@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 
+from dstackd.runner.trees import walk
+
 
 def give(folder: str, *, uid: int, gid: int) -> None:
     """Make the user the owner of the folder and of all that is in it. Raises OSError."""
-    for _, folders, files, here in os.fwalk(folder, follow_symlinks=False):
-        os.fchown(here, uid, gid)
-        for name in (*folders, *files):
-            os.chown(name, uid, gid, dir_fd=here, follow_symlinks=False)
+    if os.path.islink(folder):
+        return
+    os.chown(folder, uid, gid, follow_symlinks=False)
+    for entry in walk(folder):
+        if not entry.is_left:
+            os.chown(entry.name, uid, gid, dir_fd=entry.here, follow_symlinks=False)

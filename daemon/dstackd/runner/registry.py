@@ -46,6 +46,16 @@ _NEVER = re.compile(
     r"|no matching manifest|no image found|no space left|incorrect username",
     re.IGNORECASE,
 )
+_LACKING = re.compile(
+    r"(manifest|name|repository) unknown|(?<!executable file )not found:? *$|manifest for \S+ not found"
+    r"|repository does not exist",
+    re.IGNORECASE | re.MULTILINE,
+)
+_REFUSED = re.compile(
+    r"unauthorized|(access|resource is) denied|authentication required|no basic auth"
+    r"|incorrect username",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ def qualified(image: str) -> str:
     Raises StageFailed for what is no name of an image.
     """
     if not _IMAGE.fullmatch(image):
-        raise StageFailed(STAGE, f"{image!r} is not the name of an image")
+        raise StageFailed(STAGE, f"{image!r} is not the name of an image", final=True)
     first, slash, _ = image.partition("/")
     if slash and ("." in first or ":" in first or first == "localhost"):
         return image
@@ -130,7 +140,8 @@ def pull(
                 return
             wait_s = backoff_s(tries)
             if not is_passing(said.err) or wait_s >= min(deadline.left_s(), whole.left_s()):
-                raise StageFailed(STAGE, f"cannot pull {image}: {_told(said)}")
+                message = f"cannot pull {image}: {_told(said)}"
+                raise StageFailed(STAGE, message, final=is_final(said.err, image))
             time.sleep(wait_s)
             tries += 1
 
@@ -138,6 +149,16 @@ def pull(
 def is_passing(error: str) -> bool:
     """Whether an engine's error is one that the same pull may not have a little later."""
     return bool(_LATER.search(error)) or not _NEVER.search(error)
+
+
+def is_final(error: str, image: str) -> bool:
+    """Whether an engine's error is the registry's word that it lacks the image, or refuses it to everybody of this
+    job. ECR's refusals are not meant: what a new role may do is seen everywhere only after a while.
+    """
+    if is_passing(error):
+        return False
+    refused = _REFUSED.search(error) and not _ECR.fullmatch(registry_of(image))
+    return bool(_LACKING.search(error) or refused)
 
 
 def _told(said: Said) -> str:

@@ -8,17 +8,19 @@ user guide, "Conditional writes"). A machine that cannot find out what was decid
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from dstackd import protocol
 from dstackd.launch_document import JobDocument, LaunchDocument
-from dstackd.runner.cleaning import Cleaner
+from dstackd.runner.cleaning import CLEANING_S, Cleaner
 from dstackd.runner.control import Watch
 from dstackd.runner.errors import AwsError, RunnerError
 from dstackd.runner.machine import Machine
 from dstackd.runner.pace import Deadline, spread_s
+from dstackd.runner.watchdog import SLACK_S
 
 LOOK_PATIENCE_S = 2.0
 LEAVE_PATIENCE_S = 60.0
@@ -120,42 +122,85 @@ class Idling:
     def __init__(self, machine: Machine) -> None:
         self._cleaner = Cleaner(machine.base_dir, environ=machine.environ, say=machine.journal.say)
         self._number = 0
-        self._deadline = Deadline(0.0)
 
-    def offer(self, job: JobDocument) -> tuple[str, ...]:
-        """The fields that `done` gets when the machine waits for another job; none when it does not: nobody
-        has asked for it, or it could not be cleaned. Nothing of the job's threads may be left.
-        """
-        if job.reuse_s is None:
-            return ()
-        if not self._cleaner.clean(had_container=job.container is not None):
-            return ()
+    @contextmanager
+    def after(self, machine: Machine, document: LaunchDocument, job: JobDocument) -> Iterator[Idle]:
+        """The time after this job; `machine` has the switch that means the machine and not the job any more."""
         self._number += 1
-        self._deadline = Deadline(job.reuse_s)
-        return (protocol.IDLE, str(self._number), str(int(job.reuse_s)))
-
-    def wait(self, machine: Machine, document: LaunchDocument) -> Place | None:
-        """Until the machine has another job, or (None) has left. Its watch goes on: heartbeat, spot notice,
-        rebalance, silence. `document` is the last job's.
-        """
-        leaves = threading.Event()
-        watch = _idle_watch(machine, on_warning=leaves.set)
-        watch.start(document)
+        idle = Idle(machine, document, job, cleaner=self._cleaner, number=self._number)
         try:
-            return wait_for_job(
-                Decision(
-                    machine.bucket,
-                    instance_id=machine.identity.instance_id,
-                    number=self._number,
-                    say=machine.journal.say,
-                ),
-                deadline=self._deadline,
-                watch_s=document.watch_s,
-                leaves=leaves,
-                moved=lambda: machine.switch.current() is not None,
-            )
+            yield idle
         finally:
-            watch.stop()
+            idle.end()
+
+
+class Idle:
+    """The time after one job. From `offer` to `end` the machine is watched: heartbeat, spot notice,
+    rebalance, silence. A word of the daemon's about the job that ended is not heard.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        document: LaunchDocument,
+        job: JobDocument,
+        *,
+        cleaner: Cleaner,
+        number: int,
+    ) -> None:
+        self._machine = machine
+        self._document = document
+        self._job = job
+        self._cleaner = cleaner
+        self._number = number
+        self._deadline = Deadline(0.0)
+        self._warned = threading.Event()
+        self._watch = _idle_watch(machine, on_warning=self._warned.set)
+
+    def offer(self) -> tuple[str, ...]:
+        """The fields that `done` gets when the machine waits for another job; none when it does not: nobody
+        has asked for it, it has to go, or it could not be cleaned. Nothing of the job's threads may be left.
+        """
+        if self._job.reuse_s is None:
+            return ()
+        try:
+            is_clean = self._is_clean()
+        except Exception as error:  # noqa: BLE001 - the job's last word is still to be said
+            self._machine.journal.say(f"cleaning: given up, no other job: {error!r}")
+            return ()
+        if not is_clean or self._leaves():
+            return ()
+        self._deadline = Deadline(self._job.reuse_s)
+        return (protocol.IDLE, str(self._number), str(int(self._job.reuse_s)))
+
+    def wait(self) -> Place | None:
+        """Until the machine has another job, or (None) has left."""
+        return wait_for_job(
+            Decision(
+                self._machine.bucket,
+                instance_id=self._machine.identity.instance_id,
+                number=self._number,
+                say=self._machine.journal.say,
+            ),
+            deadline=self._deadline,
+            watch_s=self._document.watch_s,
+            leaves=self._warned,
+            moved=self._leaves,
+        )
+
+    def end(self) -> None:
+        """Nobody watches any more."""
+        self._watch.stop()
+
+    def _is_clean(self) -> bool:
+        self._watch.start(self._document)
+        with self._machine.watchdog.within("cleaning", CLEANING_S + SLACK_S):
+            return self._cleaner.clean(
+                had_container=self._job.container is not None, leaves=self._leaves
+            )
+
+    def _leaves(self) -> bool:
+        return self._warned.is_set() or self._machine.switch.current() is not None
 
 
 def _idle_watch(machine: Machine, *, on_warning: Callable[[], None]) -> Watch:
@@ -169,6 +214,7 @@ def _idle_watch(machine: Machine, *, on_warning: Callable[[], None]) -> Watch:
         journal=machine.journal,
         journal_stream=machine.journal_stream,
         on_warning=on_warning,
+        is_well=lambda: machine.reporter.is_well,
         watchdog=machine.watchdog,
         job_id="-",
     )

@@ -21,6 +21,7 @@ LIST_PATIENCE_S = 60.0
 _NAME_BYTES_MAX = 255
 _CHANGED = 412
 _REFUSED = 403
+_NO_BUCKET = "NoSuchBucket"
 
 
 class Source(NamedTuple):
@@ -38,9 +39,11 @@ def look_at(wanted: S3InputDocument, *, own: Bucket, opened: ExitStack) -> Sourc
     try:
         bucket, objects = _list(wanted, own=own, opened=opened)
     except RunnerError as error:
-        raise StageFailed(STAGE, _why(wanted, error)) from error
+        final = isinstance(error, AwsError) and error.code == _NO_BUCKET
+        raise StageFailed(STAGE, _why(wanted, error), final=final) from error
     if not objects:
-        raise StageFailed(STAGE, f"{url(wanted)}: there is no such object, and none below it")
+        message = f"{url(wanted)}: there is no such object, and none below it"
+        raise StageFailed(STAGE, message, final=True)
     files, folders = _places(wanted, objects)
     return Source(wanted, bucket, files, folders, sum(listed.size for _, listed in files))
 
@@ -117,7 +120,7 @@ def _path(wanted: S3InputDocument, rest: str) -> str:
     bad = {"", "..", "."} & set(parts) if rest != "." else set()
     if bad or "\0" in rest or any(len(part.encode()) > _NAME_BYTES_MAX for part in parts):
         message = f"{url(wanted)}: the key {wanted.prefix + rest!r} cannot be a path of a file"
-        raise StageFailed(STAGE, message)
+        raise StageFailed(STAGE, message, final=True)
     return os.path.normpath(os.path.join(wanted.target, rest))
 
 
@@ -133,7 +136,7 @@ def _refuse_file_and_folder(
     for path, listed in files.items():
         if path in needed:
             message = f"{url(wanted)}: {listed.key!r} is an object, and there are others below it"
-            raise StageFailed(STAGE, message)
+            raise StageFailed(STAGE, message, final=True)
 
 
 def _why(wanted: S3InputDocument, error: RunnerError) -> str:

@@ -1,6 +1,6 @@
 """The end of an attempt's artifacts: upload, then the manifest, once. Law: the manifest names only
-what is in the bucket; what is missing is said in the message; a set that is sealed is not touched
-again; with a deadline, it ends before it.
+what is in the bucket, be it as an object of an earlier attempt; what is missing is said in the message; a
+set that is sealed is not touched again; with a deadline, it ends before it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def seal(
     deadline_s: float | None = None,
 ) -> Sealed:
     """Upload what the job declared and write the manifest. Never raises a RunnerError. `ledger`: what
-    rounds have uploaded. `deadline_s`: seconds until this has to return.
+    was restored, and what rounds have uploaded. `deadline_s`: seconds until this has to return.
     """
     deadline = Deadline(deadline_s) if deadline_s is not None else None
     sealing = _Sealing(job, bucket=bucket, deadline=deadline)
@@ -110,7 +110,7 @@ class _Sealing:
     def learn(self, ledger: Ledger) -> None:
         """What a runner of this attempt that is gone has uploaded in rounds is still named."""
         rounds = any(each.every_s is not None for each in self._job.artifacts)
-        if not rounds or ledger.entries():
+        if not rounds or ledger.has_own():
             return
         key = protocol.partial_manifest_key(self._job.job_id, self._job.attempt)
         with suppress(RunnerError, ManifestError):

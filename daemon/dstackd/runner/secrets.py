@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from dstackd import protocol
 from dstackd.launch_document import JobDocument
@@ -79,10 +79,13 @@ def read_secrets(job: JobDocument, *, bucket: str, region: str, api: AwsApi) -> 
     reader = _Reader(api, bucket=bucket, region=region)
     with ThreadPoolExecutor(min(_AT_ONCE, len(names))) as pool:
         answers = list(pool.map(reader.read, names))
-    problems = [problem for _, problem in answers if problem]
+    problems = [answer for answer in answers if isinstance(answer, _Problem)]
     if problems:
-        raise StageFailed(STAGE, "; ".join(problems))
-    return Secrets({name: value for name, (value, _) in zip(names, answers)})
+        words = "; ".join(problem.text for problem in problems)
+        raise StageFailed(STAGE, words, final=any(problem.final for problem in problems))
+    return Secrets(
+        {name: answer for name, answer in zip(names, answers) if isinstance(answer, str)}
+    )
 
 
 def _names(job: JobDocument) -> Iterator[str]:
@@ -94,6 +97,13 @@ def _names(job: JobDocument) -> Iterator[str]:
                 yield found.group(1)
 
 
+class _Problem(NamedTuple):
+    """What is wrong with one secret and what to do; `final` when it is not there, for any machine."""
+
+    text: str
+    final: bool = False
+
+
 class _Reader:
     """Reads one secret at a time; from several threads."""
 
@@ -102,15 +112,15 @@ class _Reader:
         self._bucket = bucket
         self._region = region
 
-    def read(self, name: str) -> tuple[str, str]:
-        """(value, nothing), or (nothing, what is wrong and what to do)."""
+    def read(self, name: str) -> str | _Problem:
+        """The value, or what is wrong."""
         full_name = protocol.secret_name(self._bucket, name)
         try:
-            return _usable(self._ask(full_name)), ""
+            return _usable(self._ask(full_name))
         except AwsError as error:
-            return "", self._problem(name, full_name, error)
+            return self._problem(name, full_name, error)
         except (RunnerError, _Unusable) as error:
-            return "", f"{name}: {error}"
+            return _Problem(f"{name}: {error}")
 
     def _ask(self, full_name: str) -> dict[str, object]:
         answer = self._api.call(
@@ -125,15 +135,17 @@ class _Reader:
         )
         return _fields(answer.body)
 
-    def _problem(self, name: str, full_name: str, error: AwsError) -> str:
+    def _problem(self, name: str, full_name: str, error: AwsError) -> _Problem:
         if error.code == _NOT_THERE:
-            return (
+            what = (
                 f"{name} is not there: aws secretsmanager create-secret --region {self._region} "
                 f"--name {full_name} --secret-string ..."
             )
+            return _Problem(what, final=True)
         if error.code in _DENIED:
-            return f"{name}: the machine's role may not read {full_name} (or its KMS key): {error}"
-        return f"{name}: {error}"
+            what = f"the machine's role may not read {full_name} (or its KMS key): {error}"
+            return _Problem(f"{name}: {what}")
+        return _Problem(f"{name}: {error}")
 
 
 class _Unusable(Exception):

@@ -20,6 +20,7 @@ from dstackd.runner.lines import STATE_S
 from dstackd.runner.logs import LogStream
 from dstackd.runner.pace import backoff_s
 from dstackd.runner.spool import Spool
+from dstackd.runner.unexpected import Unexpected
 
 PUT_PATIENCE_S = 5.0
 """Short: the loop here repeats, and looks whether it should stop."""
@@ -41,11 +42,19 @@ class Shipper:
         self._journal = journal
         self._gave_up = threading.Event()
         self._made = False
+        self._unexpected = Unexpected("logs", journal.say)
+        self._has_ended = False
+        self._sent_at_s = float("-inf")
         self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
         self.sent_lines = 0
 
     def start(self) -> None:
         self._thread.start()
+
+    @property
+    def is_well(self) -> bool:
+        """Whether it sends, or has come to the end of the log or of its patience."""
+        return self._has_ended or self._gave_up.is_set() or self._thread.is_alive()
 
     def finish(self, *, patience_s: float) -> bool:
         """Wait, after the log was closed, until all is sent; whether it is."""
@@ -58,21 +67,30 @@ class Shipper:
         return self.sent_lines == self._log.lines
 
     def _run(self) -> None:
-        sent_at = time.monotonic() - self._flush_s
         while not self._gave_up.is_set():
-            self._log.arrived.wait(STATE_S)
-            self._log.look()
-            if not self._log.arrived.is_set():
-                continue
-            # Whatever arrives in this pause goes along; a first line does not wait at all.
-            self._log.closed.wait(max(0.0, sent_at + self._flush_s - time.monotonic()))
-            # Cleared before it is asked: a close in between is seen here or wakes the next round.
-            self._log.arrived.clear()
-            last = self._log.closed.is_set()
-            sent_at = time.monotonic()
-            self._send_all()
-            if last:
+            try:
+                self._has_ended = self._round()
+            except Exception as error:  # noqa: BLE001 - the lines are on the disk, and the next try may send them
+                self._gave_up.wait(self._unexpected.met(error))
+                self._log.arrived.set()
+            if self._has_ended:
                 return
+
+    def _round(self) -> bool:
+        """Wait for lines and send them; whether they were the last."""
+        self._log.arrived.wait(STATE_S)
+        self._log.look()
+        if not self._log.arrived.is_set():
+            return False
+        # Whatever arrives in this pause goes along; a first line does not wait at all.
+        self._log.closed.wait(max(0.0, self._sent_at_s + self._flush_s - time.monotonic()))
+        # Cleared before it is asked: a close in between is seen here or wakes the next round.
+        self._log.arrived.clear()
+        last = self._log.closed.is_set()
+        self._sent_at_s = time.monotonic()
+        self._send_all()
+        self._unexpected.passed()
+        return last
 
     def _send_all(self) -> None:
         while not self._gave_up.is_set():
@@ -94,6 +112,9 @@ class Shipper:
         except RunnerError as error:
             self._journal.say(f"logs: {batch.events} lines: {error}")
             return isinstance(error, AwsError) and error.code in _HOPELESS
+        except Exception as error:  # noqa: BLE001 - the batch is still to be sent
+            self._unexpected.met(error)
+            return False
         self.sent_lines += batch.events
         return True
 

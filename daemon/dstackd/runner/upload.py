@@ -4,6 +4,10 @@ file that changes meanwhile cannot break its digest; when time ends, `upload` re
 At most `2 * threads` pieces are in memory. A file longer than a piece goes up in parts, read in the
 calling thread and sent by the pool; the others are read by the pool. Sizes as the AWS CLI has them.
 
+Beside a running job, what is being written is left for the next round (Terms.settled_s), but not for
+ever: a short file is read in one piece, so after POSTPONED_MAX rounds it is taken as it is; and one that
+was moved into its place is whole, if nobody writes to it.
+
 A file that the bucket has already in an older state is named by a partial manifest, so its object has
 to say what it is (artifact_manifest.DIGEST_HEADER), from before its first part: such a long file is
 read twice, and left in its older state if the two differ.
@@ -19,7 +23,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 
 from dstackd.artifact_manifest import ManifestFile
@@ -29,6 +34,7 @@ from dstackd.runner.errors import AwsError, RunnerError
 from dstackd.runner.fates import Fates
 from dstackd.runner.ledger import Ledger
 from dstackd.runner.opening import is_being_written, opened_inside
+from dstackd.runner.ordering import CALL_BYTES
 from dstackd.runner.pace import Deadline
 from dstackd.runner.s3 import KEY_BYTES_MAX, Bucket, sha256
 from dstackd.runner.sending import LongUpload, metadata, read_piece
@@ -37,6 +43,9 @@ THREADS = 8
 PIECE_BYTES = 8 * 1024 * 1024
 PARTS_MAX = 10_000
 PATIENCE_S = 120.0
+POSTPONED_MAX = 3
+READS_MAX = 3
+"""Of a short file that changes while it is read."""
 _LOOK_S = 0.5
 _NICE = 10
 _RATE_AFTER_S = 2.0
@@ -47,7 +56,7 @@ _RATE_DOUBT = 1.5
 class Terms:
     """How to upload. `settled_s` above 0: beside a running job. A file that changed within so many
     seconds, or is being written, is then left for later, so that a half-written one never replaces a
-    whole one, and the threads give way to the job's.
+    whole one (see POSTPONED_MAX), and the threads give way to the job's.
     """
 
     threads: int = THREADS
@@ -85,6 +94,7 @@ class Uploader:
         self._room = threading.Semaphore(4 * terms.threads)
         self._running = 0
         self._grown: list[Found] = []
+        self._moved_in: set[str] = set()
         self._began_at = time.monotonic()
         self._sent_bytes = 0
         self.fates = Fates(ledger)
@@ -108,12 +118,14 @@ class Uploader:
     # ------------------------------------------------------------------ in the calling thread
 
     def _begin(self, found: Found) -> None:
+        if self._terms.settled_s and self._ledger.look(found):
+            self._moved_in.add(found.path)
         stored = self._ledger.unchanged(found)
         if stored is not None:
-            self.fates.keep(stored)
+            self.fates.keep(self._with_its_mode(stored, found.seen))
         elif len(self._key_of(found.path).encode()) > KEY_BYTES_MAX:
             self.fates.lose(found.path, f"its key is longer than S3's {KEY_BYTES_MAX} bytes")
-        elif self._is_fresh(found.seen):
+        elif self._is_fresh(found.seen) and not self._may_be_whole(found):
             self.fates.postpone(found.path)
         elif self._is_over() or not self._fits(found.seen.size):
             return
@@ -122,6 +134,25 @@ class Uploader:
         elif self._take(self._room):
             self._start()
             self._pool.submit(self._short, found.path)
+
+    def _may_be_whole(self, found: Found) -> bool:
+        return found.path in self._moved_in or (
+            found.seen.size <= PIECE_BYTES and self._waited_enough(found.path)
+        )
+
+    def _waited_enough(self, path: str) -> bool:
+        return self._ledger.postponements(path) >= POSTPONED_MAX
+
+    def _with_its_mode(self, stored: ManifestFile, seen: Seen) -> ManifestFile:
+        """An inherited file is known by its content alone; its mode is what it is now."""
+        if stored.attempt is None:
+            return stored
+        with suppress(OSError):
+            mode = _mode(os.stat(os.path.join(self._root, stored.path)))
+            if mode != stored.mode:
+                stored = replace(stored, mode=mode)
+                self._ledger.inherit(stored, seen)
+        return stored
 
     def _begin_long(self, path: str) -> None:
         self._start()
@@ -140,7 +171,7 @@ class Uploader:
         status = os.fstat(fd)
         seen, mode = seen_of(status), _mode(status)
         if self._terms.settled_s:
-            if self._is_fresh(seen) or is_being_written(fd):
+            if is_being_written(fd) or (self._is_fresh(seen) and path not in self._moved_in):
                 self.fates.postpone(path)
                 return None
             # Pages that a program writes through a mapping are new to the kernel only after they
@@ -189,7 +220,7 @@ class Uploader:
         return ManifestFile(path=path, size=sent, sha256=digest.hexdigest(), mode=mode)
 
     def _piece_is_sent(self, size_bytes: int) -> None:
-        self._sent_bytes += size_bytes
+        self._count(size_bytes)
         self._pieces.release()
 
     def _hash(self, fd: int, size: int) -> str:
@@ -235,9 +266,11 @@ class Uploader:
             if seen.size > PIECE_BYTES:
                 self._grown.append(Found(path, seen))
                 return
-            body = read_piece(fd, seen.size) if seen.size else b""
-            after = seen_of(os.fstat(fd))
-        if self._terms.settled_s and (after != seen or self._is_fresh(seen)):
+            if self._terms.settled_s and self._is_to_wait(path, fd, seen):
+                self.fates.postpone(path)
+                return
+            body, seen, after = _read_short(fd, seen)
+        if self._terms.settled_s and after != seen and not self._waited_enough(path):
             self.fates.postpone(path)
             return
         digest = sha256(body)
@@ -246,8 +279,14 @@ class Uploader:
         self._bucket.put(
             self._key_of(path), body, digest=digest, headers=headers, patience_s=self._patience_s()
         )
+        self._count(len(body) + CALL_BYTES)
         file = ManifestFile(path=path, size=len(body), sha256=digest.hex(), mode=_mode(status))
         self._store(file, seen if after == seen else None)
+
+    def _is_to_wait(self, path: str, fd: int, seen: Seen) -> bool:
+        if not self._is_fresh(seen) or self._waited_enough(path):
+            return False
+        return path not in self._moved_in or is_being_written(fd)
 
     def _end_long(self, path: str, upload: LongUpload, seen: Seen) -> None:
         def end() -> None:
@@ -291,6 +330,10 @@ class Uploader:
         else:
             self.fates.lose(path, reason)
 
+    def _count(self, size_bytes: int) -> None:
+        with self._lock:
+            self._sent_bytes += size_bytes
+
     def _start(self) -> None:
         with self._lock:
             self._running += 1
@@ -327,6 +370,19 @@ class Uploader:
     def _give_way(self) -> None:
         if self._terms.settled_s and sys.platform == "linux":
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+
+
+def _read_short(fd: int, seen: Seen) -> tuple[bytes, Seen, Seen]:
+    """The content, and the file before and after the reading: the same, if that can be had."""
+    body, after = b"", seen
+    for tries_left in reversed(range(READS_MAX)):
+        os.lseek(fd, 0, os.SEEK_SET)
+        body = read_piece(fd, seen.size) if seen.size else b""
+        after = seen_of(os.fstat(fd))
+        if after == seen or after.size > PIECE_BYTES or not tries_left:
+            break
+        seen = after
+    return body, seen, after
 
 
 def _mode(status: os.stat_result) -> int:

@@ -29,6 +29,8 @@ class Script:
     """The instance runs, its runner never reports."""
     fails_at: str = ""
     """The runner reports FAILED at this stage instead of starting the commands."""
+    fails_final: bool = False
+    """With `fails_at`: it says that no other machine could start them either."""
     hangs_after_s: float | None = None
     """The machine falls silent and goes on costing."""
     dies_after_s: float | None = None

@@ -181,7 +181,8 @@ class SimulatedMachine:
 
     def _prepare(self, job: JobDocument) -> None:
         if self._script.fails_at:
-            self._fail(self._script.fails_at, "as the script says")
+            final = (protocol.FINAL,) if self._script.fails_final else ()
+            self._fail(self._script.fails_at, "as the script says", *final)
         else:
             self._around.timeline.after(self._around.faults.start_s, lambda: self._start(job))
 
@@ -298,8 +299,8 @@ class SimulatedMachine:
         self._around.bucket.store(key, protocol.REUSE_LEAVE)
         self.go_down(BY_ITSELF)
 
-    def _fail(self, stage: str, message: str) -> None:
-        self._report(protocol.FAILED, stage, message)
+    def _fail(self, stage: str, message: str, *final: str) -> None:
+        self._report(protocol.FAILED, stage, message, *final)
         self.runner_up = self._running = False
         self.go_down(BY_ITSELF)
 

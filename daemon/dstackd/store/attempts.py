@@ -41,6 +41,7 @@ def attempt_of(row: Row[Any]) -> Attempt:
         done_at_ms=row.attempt_done_at_ms,
         failed_stage=row.attempt_failed_stage,
         failed_message=row.attempt_failed_message,
+        failed_final=bool(row.attempt_failed_final),
         stop_requested_at_ms=row.attempt_stop_requested_at_ms,
         terminate_requested_at_ms=row.attempt_terminate_requested_at_ms,
         reused=bool(row.attempt_reused),

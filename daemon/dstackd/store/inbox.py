@@ -62,6 +62,7 @@ _FACTS = (
     "log_lines_lost",
     "failed_stage",
     "failed_message",
+    "failed_final",
 )
 
 
@@ -246,7 +247,11 @@ def _changes(event: InboxEvent, at_ms: int) -> Mapping[str, Any] | None:
                 "log_lines_lost": _number(fields[3]),
             }
         case protocol.FAILED:
-            return {"failed_stage": fields[0] or "unknown", "failed_message": fields[1]}
+            return {
+                "failed_stage": fields[0] or "unknown",
+                "failed_message": fields[1],
+                "failed_final": int(fields[2] == protocol.FINAL),
+            }
         case _:
             return None
 

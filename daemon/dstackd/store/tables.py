@@ -136,6 +136,7 @@ class AttemptRow(SQLModel, table=True):
     done_at_ms: int | None = Field(sa_type=BigInteger)
     failed_stage: str
     failed_message: str
+    failed_final: int
     stop_requested_at_ms: int | None = Field(sa_type=BigInteger)
     terminate_requested_at_ms: int | None = Field(sa_type=BigInteger)
     log_lines_sent: int | None = Field(sa_type=BigInteger)

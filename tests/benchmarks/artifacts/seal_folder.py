@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from dstackd.launch_document import ArtifactDocument, JobDocument
 from dstackd.runner.credentials import InstanceCredentials
+from dstackd.runner.imds import Imds
 from dstackd.runner.journal import Journal
 from dstackd.runner.s3 import Bucket
 from dstackd.runner.sealing import seal
@@ -20,7 +21,8 @@ class FixedCredentials(InstanceCredentials):
     """The same keys that the AWS CLI has."""
 
     def __init__(self) -> None:
-        """No metadata service."""
+        """There is no metadata service, and nobody asks one."""
+        super().__init__(Imds("http://127.0.0.1"))
 
     @override
     def current(self) -> Credentials:

@@ -216,7 +216,7 @@ def artifacts(after: Aftermath) -> Iterator[str]:
             continue
         manifest = artifact_manifest.decode(s3.get_object(Bucket=BUCKET, Key=key)["Body"].read())
         for file in manifest.files:
-            name = protocol.artifact_key(job_id, number, file.path)
+            name = manifest.key_of(file)
             body = s3.get_object(Bucket=BUCKET, Key=name)["Body"].read() if name in keys else b""
             if protocol.sha256_hex(body) != file.sha256:
                 yield f"{job_id} {number}: {file.path} is not what the manifest says"
