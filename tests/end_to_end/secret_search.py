@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
+from botocore.exceptions import ClientError  # type: ignore[import-untyped]
+
 from tests.end_to_end.installation import Installation
 
 _MEMORY_FOLDERS = (Path("/dev/shm"), Path("/run/containers"), Path("/run/libpod"))
@@ -64,11 +66,16 @@ def _objects(site: Installation) -> Iterator[tuple[str, bytes]]:
         name = bucket["Name"]
         for page in s3.get_paginator("list_object_versions").paginate(Bucket=name):
             for entry in page.get("Versions", []):
-                with contextlib.suppress(s3.exceptions.NoSuchKey):
+                try:
                     found = s3.get_object(
                         Bucket=name, Key=entry["Key"], VersionId=entry["VersionId"]
                     )
-                    yield f"s3://{name}/{entry['Key']}", found["Body"].read()
+                except ClientError as error:
+                    # The daemon removes what is done with; what was listed may be gone by now.
+                    if error.response["Error"]["Code"] not in {"NoSuchKey", "NoSuchVersion"}:
+                        raise
+                    continue
+                yield f"s3://{name}/{entry['Key']}", found["Body"].read()
 
 
 def _events(site: Installation) -> Iterator[tuple[str, bytes]]:

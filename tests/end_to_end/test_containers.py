@@ -248,8 +248,8 @@ def test_an_image_without_commands(place: Place, secret: bool) -> None:
 
 
 def test_a_registry_with_a_login(place: Place) -> None:
-    """The password is a secret, the image comes from the registry; without the login the job says so, once
-    for each of the few machines that it gets.
+    """The password is a secret, the image comes from the registry; without the login the job says so, and no
+    other machine tries it again.
     """
     site, logins = place.site, (("me", TOKEN),)
     with small_registry.registry(engines.busybox_tree(), logins=logins) as registry:
@@ -262,7 +262,7 @@ def test_a_registry_with_a_login(place: Place) -> None:
         job = site.wait_for(refused)
 
     assert logged(site, allowed)[0] == ["in"]
-    assert (job["phase"], job["reason"]) == ("failed", "retries_exhausted")
+    assert (job["phase"], job["reason"], job["attempt"]) == ("failed", "machine_failed", 1)
     assert f"cannot pull {registry.image}" in job["message"]
     assert machines_gone(place)
 
