@@ -235,6 +235,18 @@ async def test_a_list_is_new_and_stays_for_a_while() -> None:
         assert [file["path"] for file in answer["files"]] == ["newer"]
 
 
+async def test_a_corrected_list_does_not_hide_the_seal() -> None:
+    """However often the objects were asked for as they are, the next list shows what has been sealed since."""
+    async with running() as world:
+        job_id = await a_job(world)
+        upload_so_far(world, job_id, 1, {"log": b"12"})
+        path = f"/v1/jobs/{job_id}/artifacts"
+        for _ in range(3):
+            assert (await get(world.api, path, as_they_are=1))[1]["sealed"] is False
+        seal(world, job_id, 1, {"log": b"123"})
+        assert (await get(world.api, path))[1]["sealed"] is True
+
+
 async def test_a_replaced_file_is_refused() -> None:
     """An object that has grown since it was listed is not sent as what was listed: list again."""
     async with running() as world:

@@ -36,6 +36,8 @@ class ArtifactSet:
     manifest: Manifest
     sealed: bool
     read_at_s: float
+    kept_s: float = UNSEALED_KEPT_S
+    """How long contents go by it, from then on, where it is not sealed."""
 
     @property
     def shown(self) -> str:
@@ -84,16 +86,17 @@ class ArtifactSets:
         corrected = replace(
             artifacts,
             manifest=replace(artifacts.manifest, files=tuple(files)),
-            read_at_s=artifacts.read_at_s + CORRECTED_KEPT_S - UNSEALED_KEPT_S,
+            kept_s=CORRECTED_KEPT_S,
         )
         return self._keep(corrected)
 
     async def _of(self, job_id: str, attempt: int, *, newest: bool) -> ArtifactSet | None:
         now_s = self._context.clock.monotonic_s()
         kept = self._kept.get((job_id, attempt))
-        age_max_s = 0.0 if newest else UNSEALED_KEPT_S
-        if kept is not None and (kept.sealed or now_s - kept.read_at_s < age_max_s):
-            return kept
+        if kept is not None:
+            is_fresh = not newest and now_s - kept.read_at_s < kept.kept_s
+            if kept.sealed or is_fresh:
+                return kept
         for sealed, key_of in (
             (True, protocol.manifest_key),
             (False, protocol.partial_manifest_key),
