@@ -257,14 +257,15 @@ async def _serve_http(parts: Parts, *, task_status: TaskStatus[Listening]) -> No
 
 
 def _insight(parts: Parts) -> Insight:
-    age_max_ms = int(parts.settings.loops.heartbeats_s * 3000)
     return Insight(
         catalogue=parts.catalogue,
         blocks=parts.blocks,
         bounds=parts.settings.bounds,
         snapshot=lambda: parts.reaper.last_snapshot,
         heartbeat_ms=lambda instance_id: parts.heartbeats.of(
-            instance_id, now_ms=parts.clock.now_ms(), age_max_ms=age_max_ms
+            instance_id,
+            now_ms=parts.clock.now_ms(),
+            every_s=parts.settings.loops.heartbeats_s,
         ),
         look_ahead=parts.settings.limits.queue_look_ahead,
     )

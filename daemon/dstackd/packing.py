@@ -148,12 +148,13 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _entries(source: Path) -> Iterator[_Entry]:
     with _reading(source):
-        if source.is_dir():
+        is_folder = source.is_dir()
+        if is_folder:
             folder = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         else:
             folder = os.open(source.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        if source.is_dir():
+        if is_folder:
             yield from _below(source, "", folder, None)
         else:
             with _reading(source):

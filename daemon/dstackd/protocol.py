@@ -188,13 +188,6 @@ def log_stream(job_id: str, attempt: int) -> str:
     return f"{job_id}/{attempt}"
 
 
-def parse_log_stream(stream: str) -> tuple[str, int] | None:
-    """(job id, attempt) of a stream name, or None when it is not one of ours."""
-    job_id, slash, attempt = stream.rpartition("/")
-    number = _whole(attempt)
-    return (job_id, number) if slash and job_id and number is not None else None
-
-
 def _is_plain(text: str) -> bool:
     """Whether a database can hold it: no NUL, and no half of a surrogate pair."""
     return "\0" not in text and not any("\ud800" <= each <= "\udfff" for each in text)

@@ -49,8 +49,8 @@ class Heartbeats:
     read_at_ms: int | None = None
     """When the list was read, by our clock; None: never, and silence proves nothing."""
 
-    def of(self, instance_id: str, *, now_ms: int, age_max_ms: int) -> int | None:
-        """The machine's last heartbeat (0: none yet), or None when the list is too old to judge by."""
-        if self.read_at_ms is None or now_ms - self.read_at_ms > age_max_ms:
+    def of(self, instance_id: str, *, now_ms: int, every_s: float) -> int | None:
+        """The machine's last heartbeat (0: none yet), or None when the list, which is read `every_s`, is too old to judge by."""
+        if self.read_at_ms is None or now_ms - self.read_at_ms > int(every_s * 3000):
             return None
         return self.at_ms.get(instance_id, 0)

@@ -17,13 +17,22 @@ _DESCRIBE = "ec2:DescribeInstances"
 
 
 def owned(page: Mapping[str, Untyped], *, bucket: str, owner: str) -> Iterable[Instance]:
-    """The instances of one page of DescribeInstances that carry both tags with exactly these values.
-
-    EC2's filters take `*` and `?` as wildcards, so what they let through is looked at again.
-    """
+    """The instances of one page of DescribeInstances that are ours."""
     for answer, tags in _tagged(page):
-        if tags.get(TAG_BUCKET) == bucket and tags.get(TAG_OWNER) == owner:
+        if is_ours(tags, bucket=bucket, owner=owner):
             yield _instance(answer, tags)
+
+
+def tags_of(answer: Mapping[str, Untyped]) -> dict[str, str]:
+    """The tags of an instance, or of a spot request."""
+    return {tag["Key"]: tag["Value"] for tag in answer.get("Tags", ())}
+
+
+def is_ours(tags: Mapping[str, str], *, bucket: str, owner: str) -> bool:
+    """Whether both tags are there with exactly these values: EC2's filters take `*` and `?` as wildcards, so what they let through
+    is looked at again.
+    """
+    return tags.get(TAG_BUCKET) == bucket and tags.get(TAG_OWNER) == owner
 
 
 def strangers(page: Mapping[str, Untyped], *, bucket: str, owner: str) -> Iterable[Stranger]:
@@ -40,7 +49,7 @@ def _tagged(
 ) -> list[tuple[Mapping[str, Untyped], dict[str, str]]]:
     with reading(_DESCRIBE):
         return [
-            (answer, {tag["Key"]: tag["Value"] for tag in answer.get("Tags", ())})
+            (answer, tags_of(answer))
             for reservation in page["Reservations"]
             for answer in reservation.get("Instances", ())
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from dstackd.aws.api import Api
+from dstackd.aws.instances import is_ours, tags_of
 from dstackd.aws.translation import reading
 from dstackd.aws.untyped import Untyped
 from dstackd.core.orphan import RequestState, SpotRequest
@@ -35,9 +36,8 @@ async def open_requests(ec2: Api, *, bucket: str, owner: str) -> tuple[SpotReque
 
 def _owned(page: Mapping[str, Untyped], *, bucket: str, owner: str) -> Iterator[SpotRequest]:
     for answer in page["SpotInstanceRequests"]:
-        tags = {tag["Key"]: tag["Value"] for tag in answer.get("Tags", ())}
-        # Filters take `*` and `?` as wildcards, so what they let through is looked at again.
-        if tags.get(TAG_BUCKET) == bucket and tags.get(TAG_OWNER) == owner:
+        tags = tags_of(answer)
+        if is_ours(tags, bucket=bucket, owner=owner):
             yield SpotRequest(
                 id=answer["SpotInstanceRequestId"],
                 state=RequestState(answer["State"]),

@@ -13,11 +13,10 @@ from typing import Any
 from botocore.parsers import ResponseParserError  # type: ignore[import-untyped] # ships no types
 
 from dstackd.aws.lean_parser import LeanParserFactory
-from dstackd.aws.translation import MESSAGE_CHARS_MAX
+from dstackd.aws.translation import ERROR_FROM, MESSAGE_CHARS_MAX, named
 from dstackd.aws.untyped import Untyped
 
 _HEAD_BYTES = 4096
-_ERROR_FROM = 300
 _NAMED_AFTER_OPERATION = frozenset({"ec2", "query"})
 _S3_ROOTS: Mapping[str, str] = {
     "CompleteMultipartUpload": "CompleteMultipartUploadResult",
@@ -49,14 +48,13 @@ class _StrictParser:
 
     async def parse(self, response: dict[str, Any], shape: Untyped) -> Untyped:
         try:
-            if response["status_code"] < _ERROR_FROM:
+            if response["status_code"] < ERROR_FROM:
                 self._refuse_another_root(response)
             answer = await self._parser.parse(response, shape)
         except ResponseParserError:
             raise
         except Exception as error:  # botocore raises what its conversions raise
-            problem = f"{type(error).__name__}: {error}"[:MESSAGE_CHARS_MAX]
-            raise ResponseParserError(f"the answer cannot be read: {problem}") from error
+            raise ResponseParserError(f"the answer cannot be read: {named(error)}") from error
         if "Error" in answer:  # not in the fields of an error's own shape, which are read apart
             answer["Error"] = _plain_error(answer["Error"])
         return answer

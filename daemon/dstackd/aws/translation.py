@@ -24,7 +24,8 @@ MESSAGE_CHARS_MAX = 8192
 """Of an error; EC2 names up to a hundred machines in one."""
 UNREADABLE = "UnreadableAnswer"
 """The code of an answer that is none of AWS's, or not what was asked for."""
-_ERROR_FROM = 300
+ERROR_FROM = 300
+"""Of HTTP's statuses: 3xx is the wrong endpoint."""
 _TRANSPORT = (
     raised.ConnectionError,
     raised.HTTPClientError,  # the base of every timeout and closed connection
@@ -58,8 +59,12 @@ def reading(operation: str) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        problem = f"{type(error).__name__}: {error}"[:MESSAGE_CHARS_MAX]
-        raise CloudUnavailable(UNREADABLE, problem, operation=operation) from error
+        raise CloudUnavailable(UNREADABLE, named(error), operation=operation) from error
+
+
+def named(error: Exception) -> str:
+    """The error with its kind, of a bearable length."""
+    return f"{type(error).__name__}: {error}"[:MESSAGE_CHARS_MAX]
 
 
 def translate(error: Exception, operation: str) -> CloudError:
@@ -103,6 +108,6 @@ def error_of(response: Untyped) -> tuple[str, str, int]:
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     error = response.get("Error") or {}
     code = str(error.get("Code") or "")
-    if not code and status >= _ERROR_FROM:
+    if not code and status >= ERROR_FROM:
         code = UNREADABLE
     return code, str(error.get("Message") or ""), status

@@ -24,6 +24,7 @@ _COLOURS: Final = {
     "rejected": "31",
     "cancelled": "33",
 }
+_BOLD: Final = "1"
 
 
 def duration_text(seconds: float) -> str:
@@ -105,16 +106,18 @@ def terminal_width() -> int | None:
 def coloured(text: str, phase: str) -> str:
     """The text in the phase's colour, on a terminal and without NO_COLOR."""
     code = _COLOURS.get(phase)
-    if code is None or os.environ.get("NO_COLOR") or not sys.stdout.isatty():
-        return text
-    return f"\x1b[{code}m{text}\x1b[0m"
+    return text if code is None else _painted(text, code)
 
 
 def bold(text: str) -> str:
     """The text as a heading, on a terminal and without NO_COLOR."""
+    return _painted(text, _BOLD)
+
+
+def _painted(text: str, code: str) -> str:
     if os.environ.get("NO_COLOR") or not sys.stdout.isatty():
         return text
-    return f"\x1b[1m{text}\x1b[0m"
+    return f"\x1b[{code}m{text}\x1b[0m"
 
 
 def table(

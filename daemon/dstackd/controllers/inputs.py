@@ -86,19 +86,19 @@ class Inputs:
 
     async def _take_in(self, staging: _Pass, group: TaskGroup) -> bool:
         """Begin with the jobs that are new in this pass; whether there is more to wait for."""
-        if self._clock.monotonic_s() < staging.until_s:
-            batch = _Batch()
-            alike: dict[tuple[InputSpec, ...], list[Job]] = {}
-            for job in await self._database.read(store.jobs_to_stage):
-                if not job.cancel_requested and job.id not in staging.seen:
-                    staging.seen.add(job.id)
-                    local = tuple(each for each in job.spec.inputs if not each.is_s3)
-                    alike.setdefault(local, []).append(job)
-            for sources, jobs in alike.items():
-                staging.busy += 1
-                group.start_soon(self._stage, staging, batch, sources, jobs)
-            return staging.busy > 0
-        return False
+        if self._clock.monotonic_s() >= staging.until_s:
+            return False
+        batch = _Batch()
+        alike: dict[tuple[InputSpec, ...], list[Job]] = {}
+        for job in await self._database.read(store.jobs_to_stage):
+            if not job.cancel_requested and job.id not in staging.seen:
+                staging.seen.add(job.id)
+                local = tuple(each for each in job.spec.inputs if not each.is_s3)
+                alike.setdefault(local, []).append(job)
+        for sources, jobs in alike.items():
+            staging.busy += 1
+            group.start_soon(self._stage, staging, batch, sources, jobs)
+        return staging.busy > 0
 
     async def _stage(
         self,

@@ -229,7 +229,7 @@ class Machines:
 
     def _decide(self, job: Job, attempt: Attempt, *, now_ms: int) -> Decided:
         beat_ms = self._heartbeats.of(
-            attempt.instance_id, now_ms=now_ms, age_max_ms=int(self._pace.heartbeats_s * 3000)
+            attempt.instance_id, now_ms=now_ms, every_s=self._pace.heartbeats_s
         )
         attempt = replace(attempt, heartbeat_at_ms=beat_ms)
         seen = self._observe(attempt)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from dstackd.core.job import Job
+from dstackd.core.lifetime import bounds_s
 from dstackd.core.limits import Limits
 from dstackd.core.phase import Reason
 from dstackd.spec.model import JobSpec
@@ -26,12 +27,7 @@ def worst_case_s(spec: JobSpec, *, limits: Limits) -> float | None:
     if spec.max_duration_s is None:
         return None
     return (
-        limits.boot_timeout_s
-        + limits.prepare_timeout_s
-        + spec.max_duration_s
-        + spec.stop_grace_s
-        + limits.duration_margin_s
-        + limits.seal_timeout_s
+        bounds_s(spec.max_duration_s, spec, limits=limits)
         + (0.0 if spec.reuse_s is None else spec.reuse_s + IDLE_MARGIN_S)
         + GOING_S
     )

@@ -199,16 +199,9 @@ def _after_release(
 ) -> Decision:
     """The machine waits for another job, or runs it already: what becomes of it is not this job's affair any more."""
     since_ms = attempt.released_at_ms or now_ms
-    if not has_its_log(attempt, since_ms=since_ms, limits=limits, now_ms=now_ms):
-        return STAY
-    verdict = conclude(job, replace(attempt, outcome=outcome), limits=limits, now_ms=now_ms)
-    if verdict.phase is not Phase.QUEUED and job.leaving:
-        return STAY
-    ended = verdict.phase is not Phase.QUEUED and outcome in _HAS_EXIT_CODE
-    exit_code = attempt.exit_code if ended else None
-    return Decision(
-        verdict.phase, verdict.reason, verdict.message, outcome=outcome, exit_code=exit_code
-    )
+    judged = replace(attempt, outcome=outcome)
+    over = _over(job, judged, since_ms=since_ms, limits=limits, now_ms=now_ms)
+    return STAY if over is STAY else replace(over, outcome=outcome)
 
 
 def _terminating(
@@ -217,7 +210,12 @@ def _terminating(
     if attempt.released_at_ms is None and not seen.over:
         asks = is_to_be_asked(attempt, seen, limits=limits, now_ms=now_ms)
         return Decision(actions=(Terminate(attempt.instance_id),)) if asks else STAY
-    if not has_its_log(attempt, since_ms=job.phase_since_ms, limits=limits, now_ms=now_ms):
+    return _over(job, attempt, since_ms=job.phase_since_ms, limits=limits, now_ms=now_ms)
+
+
+def _over(job: Job, attempt: Attempt, *, since_ms: int, limits: Limits, now_ms: int) -> Decision:
+    """The attempt has no machine any more: what follows, once its log is there; that is waited for from `since_ms` on."""
+    if not has_its_log(attempt, since_ms=since_ms, limits=limits, now_ms=now_ms):
         return STAY
     verdict = conclude(job, attempt, limits=limits, now_ms=now_ms)
     if verdict.phase is Phase.QUEUED:

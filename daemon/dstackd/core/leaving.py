@@ -12,6 +12,7 @@ from enum import Enum, auto
 from dstackd.core.instance import Observation, Seen
 from dstackd.core.job import Attempt
 from dstackd.core.limits import Limits, past
+from dstackd.core.log_verdict import is_settled
 
 
 class Step(Enum):
@@ -43,7 +44,5 @@ def is_to_be_asked(attempt: Attempt, seen: Observation, *, limits: Limits, now_m
 def has_its_log(attempt: Attempt, *, since_ms: int, limits: Limits, now_ms: int) -> bool:
     """Whether every line is there, or has been waited for long enough since `since_ms`."""
     never_began = bool(attempt.failed_stage) and attempt.started_at_ms is None
-    complete = never_began or (
-        attempt.log_lines_sent is not None and attempt.log_lines_seen >= attempt.log_lines_sent
-    )
+    complete = never_began or is_settled(sent=attempt.log_lines_sent, seen=attempt.log_lines_seen)
     return complete or past(now_ms, since_ms, limits.logs_wait_s)

@@ -26,10 +26,15 @@ def lifetime_s(specs: Iterable[JobSpec], *, limits: Limits) -> int:
 def _longest_s(spec: JobSpec, *, limits: Limits) -> float:
     if spec.max_duration_s is None or spec.reuse_s is not None:
         return math.inf
+    return bounds_s(spec.max_duration_s, spec, limits=limits)
+
+
+def bounds_s(max_duration_s: float, spec: JobSpec, *, limits: Limits) -> float:
+    """Seconds from a launch to the last word if each of the daemon's waits lasts to its bound."""
     return (
         limits.boot_timeout_s
         + limits.prepare_timeout_s
-        + spec.max_duration_s
+        + max_duration_s
         + spec.stop_grace_s
         + limits.duration_margin_s
         + limits.seal_timeout_s

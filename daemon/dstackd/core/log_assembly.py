@@ -68,11 +68,7 @@ class LogAssembly:
 
     def give_up_hole(self) -> list[StoredLine]:
         """The first hole, named, and the lines that continue behind it. Only when there are pending ones."""
-        first = min(self._pending)
-        hole = StoredLine(n=self.next_n, missing=first - self.next_n)
-        self._lost += hole.missing
-        self.next_n = first
-        return [hole, *self._contiguous()]
+        return [self._skip_to(min(self._pending)), *self._contiguous()]
 
     def close(self) -> list[StoredLine]:
         """Everything that is left, with the holes named."""
@@ -80,11 +76,15 @@ class LogAssembly:
         while self._pending:
             lines += self.give_up_hole()
         if self.expected is not None and self.next_n <= self.expected:
-            hole = StoredLine(n=self.next_n, missing=self.expected + 1 - self.next_n)
-            self._lost += hole.missing
-            self.next_n = self.expected + 1
-            lines.append(hole)
+            lines.append(self._skip_to(self.expected + 1))
         return lines
+
+    def _skip_to(self, n: int) -> StoredLine:
+        """The hole in front of line `n`, which is the next one from now on."""
+        hole = StoredLine(n=self.next_n, missing=n - self.next_n)
+        self._lost += hole.missing
+        self.next_n = n
+        return hole
 
     def _contiguous(self) -> list[StoredLine]:
         lines: list[StoredLine] = []

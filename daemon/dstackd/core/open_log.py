@@ -73,20 +73,22 @@ class OpenLog:
         self.entry = entry
         self.assembly.expected = entry.lines_sent
 
+    @property
+    def has_gap(self) -> bool:
+        """Whether lines are missing."""
+        return not self.is_full and (
+            self.assembly.pending > 0 or self.assembly.is_short or self.must_look
+        )
+
     def gap(self) -> Gap | None:
         """Where lines are missing."""
-        if self.is_full:
+        if not self.has_gap:
             return None
-        return self.assembly.gap() or (
-            Gap(self.assembly.last_at_ms, None) if self.must_look else None
-        )
+        return self.assembly.gap() or Gap(self.assembly.last_at_ms, None)
 
     def note_gap(self, now_s: float) -> None:
         """Begin or end the wait for what is missing; to be called on each pass."""
-        has_gap = not self.is_full and (
-            self.assembly.pending > 0 or self.assembly.is_short or self.must_look
-        )
-        if not has_gap:
+        if not self.has_gap:
             self.gap_since_s = None
         elif self.gap_since_s is None:
             self.gap_since_s, self.looks = now_s, 0

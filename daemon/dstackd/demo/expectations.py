@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import dropwhile
 from typing import Final
 
 from dstackd.artifact_manifest import COMPLETE
@@ -85,10 +86,8 @@ def _went_on(seen: Evidence) -> Expectation:
     """The second attempt begins where the checkpoint of the first one was, and goes to the end."""
     lines = seen.lines.get(told.RESUMES, {})
     first = [step for line in lines.get(1, ()) if (step := told.step_of(line)) is not None]
-    second = list(lines.get(2, ()))
     # Before them the machine says which attempt it resumes.
-    while second and told.checkpoint_of(second[0]) is None:
-        second.pop(0)
+    second = list(dropwhile(lambda line: told.checkpoint_of(line) is None, lines.get(2, ())))
     start = told.checkpoint_of(second[0]) if second else None
     if start is None or not first:
         return Expectation(

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import TypeVar
 
 import anyio
@@ -39,13 +38,13 @@ class Checked:
     """What had to be read because S3 has no checksum of the whole."""
 
 
-async def check_all(
-    bucket: Bucket, artifacts: ArtifactSet
-) -> AsyncGenerator[Sequence[Checked], None]:
+def check_all(bucket: Bucket, artifacts: ArtifactSet) -> AsyncGenerator[Sequence[Checked], None]:
     """Every file of the set, some at a time, in order. Raises CloudError."""
-    files: Iterator[ManifestFile] = iter(artifacts.manifest.files)
-    while some := list(islice(files, AT_A_TIME)):
-        yield await _check_some(bucket, artifacts, some)
+
+    async def check(file: ManifestFile) -> Checked:
+        return await _check(bucket, artifacts.key_of(file), file, sealed=artifacts.sealed)
+
+    return _some_at_a_time(artifacts.manifest.files, check)
 
 
 async def as_they_are(bucket: Bucket, artifacts: ArtifactSet) -> Sequence[ManifestFile]:
@@ -57,19 +56,14 @@ async def as_they_are(bucket: Bucket, artifacts: ArtifactSet) -> Sequence[Manife
         except NotFound:
             return file
 
-    files: list[ManifestFile] = []
-    for start in range(0, len(artifacts.manifest.files), AT_A_TIME):
-        files += await _each(artifacts.manifest.files[start : start + AT_A_TIME], now)
-    return files
+    return [file async for some in _some_at_a_time(artifacts.manifest.files, now) for file in some]
 
 
-async def _check_some(
-    bucket: Bucket, artifacts: ArtifactSet, files: Sequence[ManifestFile]
-) -> Sequence[Checked]:
-    async def check(file: ManifestFile) -> Checked:
-        return await _check(bucket, artifacts.key_of(file), file, sealed=artifacts.sealed)
-
-    return await _each(files, check)
+async def _some_at_a_time(
+    files: Sequence[ManifestFile], work: Callable[[ManifestFile], Awaitable[T]]
+) -> AsyncGenerator[Sequence[T], None]:
+    for start in range(0, len(files), AT_A_TIME):
+        yield await _each(files[start : start + AT_A_TIME], work)
 
 
 async def _each(

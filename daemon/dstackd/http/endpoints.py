@@ -15,7 +15,6 @@ LINES = "application/x-ndjson"
 BYTES = "application/octet-stream"
 TEXT = "text/plain"
 HEALTH = "application/health+json"
-METRICS = TEXT
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +99,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "get", "/readyz", "Whether it can work", "Text", TEXT, query=(_VERBOSE,), refuses=(503,)
     ),
     Endpoint("get", "/healthz", "How each part is", "Health", HEALTH, refuses=(503,)),
-    Endpoint("get", "/metrics", "Samples for Prometheus", "Text", METRICS),
+    Endpoint("get", "/metrics", "Samples for Prometheus", "Text", TEXT),
     Endpoint("get", "/v1/openapi.json", "This document", "Document"),
     Endpoint("get", "/v1/version", "Who answers", "Version"),
     Endpoint("post", "/v1/jobs", "Submit a job", "Submitted", status=201, body="Submission"),

@@ -96,9 +96,11 @@ class ExplainCalls:
         """As the last sweep shows the machine; absent is only what the table has written down as gone."""
         insight = self._context.insight
         snapshot = None if insight is None else insight.snapshot()
-        if attempt is None or snapshot is None:
-            return Observation(Seen.GONE) if gone else UNKNOWN
-        if now_ms - snapshot.taken_at_ms > SNAPSHOT_AGE_MAX_MS:
+        if (
+            attempt is None
+            or snapshot is None
+            or now_ms - snapshot.taken_at_ms > SNAPSHOT_AGE_MAX_MS
+        ):
             return Observation(Seen.GONE) if gone else UNKNOWN
         seen = observe(attempt.instance_id, snapshot, launched_at_ms=attempt.launched_at_ms)
         return UNKNOWN if seen.seen is Seen.ABSENT and not gone else seen

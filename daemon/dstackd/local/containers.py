@@ -12,7 +12,7 @@ NOTE = "dstackd/container"
 """`ENGINE NAME`, written by the runner before it makes the container, and gone when that is."""
 _PREFIX = "dstackd-"
 _TIMEOUT_S = 20.0
-_TRIES = 3
+_TRIES = 4
 _PAUSE_S = 0.2
 
 
@@ -28,8 +28,9 @@ def end_container(directory: str, environ: Mapping[str, str]) -> None:
         return
     if engine in {"docker", "podman"} and name.startswith(_PREFIX):
         # Who ends the machine meanwhile in another thread may end the engine's program, too.
-        tries = iter(range(_TRIES))
-        while not _remove(engine, name, environ) and next(tries, None) is not None:
+        for left in reversed(range(_TRIES)):
+            if _remove(engine, name, environ) or not left:
+                break
             time.sleep(_PAUSE_S)
     with contextlib.suppress(OSError):
         os.unlink(path)  # noqa: PTH108

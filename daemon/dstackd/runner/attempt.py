@@ -17,7 +17,7 @@ from dstackd import artifact_manifest, protocol
 from dstackd.launch_document import JobDocument, LaunchDocument
 from dstackd.runner import VERSION
 from dstackd.runner.artifact_rounds import ArtifactRounds
-from dstackd.runner.cgroup import job_memory_bytes, machine_memory_bytes
+from dstackd.runner.cgroup import job_memory_max_bytes
 from dstackd.runner.confine import Confinement, confine
 from dstackd.runner.control import Watch
 from dstackd.runner.enclosure import Enclosure
@@ -169,7 +169,6 @@ class AttemptLife:
             return confined.enclosure()
         from dstackd.runner.container import Container  # noqa: PLC0415 - few jobs
 
-        memory_bytes = machine_memory_bytes()
         container = Container(
             self._job,
             base_dir=machine.base_dir,
@@ -178,7 +177,7 @@ class AttemptLife:
             environ=machine.environ,
             credentials=machine.credentials,
             say=say,
-            memory_max_bytes=None if memory_bytes is None else job_memory_bytes(memory_bytes),
+            memory_max_bytes=job_memory_max_bytes(),
         )
         container.prepare(stopped=lambda: gave_up.is_set() or self._order() is not None)
         return container

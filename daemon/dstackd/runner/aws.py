@@ -109,6 +109,11 @@ class AwsApi:
             time.sleep(wait_s)
             tries += 1
 
+    def call_json(self, target: str, body: bytes, *, patience_s: float) -> bytes:
+        """Call `target` of a service that speaks JSON; the answer's body. Raises as `call`."""
+        headers = {"content-type": "application/x-amz-json-1.1", "x-amz-target": target}
+        return self.call("POST", "/", headers=headers, body=body, patience_s=patience_s).body
+
     @property
     def clock(self) -> WallClock:
         """AWS's time, as far as its answers have told it."""

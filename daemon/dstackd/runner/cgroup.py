@@ -38,6 +38,12 @@ def job_memory_bytes(machine_bytes: int) -> int:
     return machine_bytes - min(reserve, machine_bytes // RESERVE_SHARE_DIVISOR)
 
 
+def job_memory_max_bytes() -> int | None:
+    """How much of this machine's memory its job may have; None where the kernel does not say what there is."""
+    machine_bytes = machine_memory_bytes()
+    return None if machine_bytes is None else job_memory_bytes(machine_bytes)
+
+
 def job_pids(kernel: str = KERNEL) -> int | None:
     """How many processes and threads a job may have; None where the kernel does not say."""
     try:

@@ -13,16 +13,18 @@ import glob
 import os
 import pwd
 from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from dstackd.runner.account import JOB_USER
-from dstackd.runner.container_options import LABEL
-from dstackd.runner.engine import Engine, docker, podman
-from dstackd.runner.engine_setup import is_ours
 from dstackd.runner.errors import RunnerError
 from dstackd.runner.ipc import remove_ipc
 from dstackd.runner.pace import Deadline
-from dstackd.runner.processes import kill_all
+from dstackd.runner.power import is_ours
+from dstackd.runner.processes import all_pids, kill_all
 from dstackd.runner.trees import is_gone, nothing_to_check, remove, walk
+
+if TYPE_CHECKING:
+    from dstackd.runner.engine import Engine
 
 SHARED_FOLDERS = (
     *("/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue"),  # noqa: S108 - looked through, not written to
@@ -91,22 +93,27 @@ class Cleaner:
         yield from self._folder(check)
 
     def _containers(self) -> Iterator[str]:
-        for engine in filter(None, (docker(self._environ), podman(self._environ))):
-            if found := self._listed(engine):
-                engine.run("rm", "--force", "--volumes", *found, timeout_s=CONTAINERS_S)
-                yield from (f"container {each}" for each in self._listed(engine))
+        # Few jobs have one.
+        from dstackd.runner.container_options import label_of  # noqa: PLC0415
+        from dstackd.runner.engine import docker, podman  # noqa: PLC0415
 
-    def _listed(self, engine: Engine) -> list[str]:
-        label = f"label={LABEL}={self._base_dir}"
-        said = engine.run("ps", "--all", "--quiet", "--no-trunc", "--filter", label)
-        # An engine that does not answer may hide a container.
-        return said.out.split() if said.code == 0 else [f"of {engine.name}, which does not answer"]
+        ours = f"label={label_of(self._base_dir)}"
+        for engine in filter(None, (docker(self._environ), podman(self._environ))):
+            if found := _listed(engine, ours):
+                engine.run("rm", "--force", "--volumes", *found, timeout_s=CONTAINERS_S)
+                yield from (f"container {each}" for each in _listed(engine, ours))
 
     def _folder(self, check: Callable[[], None]) -> Iterator[str]:
         for name in os.listdir(self._base_dir):
             path = os.path.join(self._base_dir, name)
             if name not in self._own and not remove(path, check=check):
                 yield path
+
+
+def _listed(engine: Engine, having: str) -> list[str]:
+    said = engine.containers(having)
+    # An engine that does not answer may hide a container.
+    return said.out.split() if said.code == 0 else [f"of {engine.name}, which does not answer"]
 
 
 def _of_the_user(check: Callable[[], None]) -> Iterator[str]:
@@ -161,13 +168,13 @@ def pids_of(uid: int) -> list[int]:
     waited for.
     """
     found = []
-    for name in filter(str.isdecimal, os.listdir("/proc")):
+    for pid in all_pids():
         with contextlib.suppress(OSError):
-            with open(f"/proc/{name}/status", encoding="ascii", errors="replace") as file:
+            with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
                 fields = dict(line.split(":", 1) for line in file if ":" in line)
             is_zombie = fields["State"].split()[0] == "Z"
             if not is_zombie and str(uid) in fields["Uid"].split():
-                found.append(int(name))
+                found.append(pid)
     return found
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from dstackd.launch_document import PERMISSIONS_MACHINE, JobDocument
 from dstackd.runner.account import STAGE, Account, existing_account, job_account, own_account
-from dstackd.runner.cgroup import job_memory_bytes, machine_memory_bytes, own_places
+from dstackd.runner.cgroup import job_memory_max_bytes, own_places
 from dstackd.runner.descendants import Descendants
 from dstackd.runner.direct import Direct
 from dstackd.runner.errors import StageFailed
@@ -22,7 +22,7 @@ from dstackd.runner.guard import close_metadata
 from dstackd.runner.job_group import make_group
 from dstackd.runner.journal import Journal
 from dstackd.runner.ownership import give
-from dstackd.runner.power import LOCAL_VARIABLE
+from dstackd.runner.power import is_played
 from dstackd.runner.processes import Processes
 from dstackd.runner.trees import remove
 
@@ -62,10 +62,9 @@ class Confinement:
         )
 
     def _processes(self) -> Processes:
-        machine_bytes = machine_memory_bytes()
         group = make_group(
             list(own_places()),
-            limit_bytes=None if machine_bytes is None else job_memory_bytes(machine_bytes),
+            limit_bytes=job_memory_max_bytes(),
             divides=self.is_machine_ours,
             say=self.say,
         )
@@ -76,7 +75,7 @@ def confine(
     job: JobDocument, *, base_dir: str, environ: Mapping[str, str], journal: Journal
 ) -> Confinement:
     """Make the job's user and close the metadata service to it. Raises StageFailed."""
-    is_ours = not environ.get(LOCAL_VARIABLE)
+    is_ours = not is_played(environ)
     may_have_machine = job.permissions == PERMISSIONS_MACHINE
     return Confinement(
         account=_account(job, is_ours=is_ours, home=os.path.join(base_dir, HOME), environ=environ),

@@ -21,19 +21,20 @@ from typing import Any
 from dstackd.launch_document import ContainerDocument, JobDocument
 from dstackd.runner import container_processes, container_program
 from dstackd.runner.container_options import (
-    LABEL,
     Entry,
     Place,
     Rights,
     container_name,
     create_arguments,
+    label_of,
 )
 from dstackd.runner.container_owner import give, owner_of
 from dstackd.runner.credentials import InstanceCredentials
 from dstackd.runner.engine import STAGE, Engine, Said, last_words, require, words_of
-from dstackd.runner.engine_setup import find_engine, gpu_arguments, is_ours
+from dstackd.runner.engine_setup import find_engine, gpu_arguments
 from dstackd.runner.errors import StageFailed
 from dstackd.runner.pace import Deadline
+from dstackd.runner.power import is_ours
 from dstackd.runner.registry import LOCAL_PREFIX, Login, ecr_login, pull, qualified
 from dstackd.runner.secrets import Secrets
 
@@ -324,12 +325,8 @@ class Container:
         return state if isinstance(state, dict) else {}
 
     def _remove_leftovers(self, engine: Engine) -> None:
-        listed = engine.run(
-            "ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={LABEL}={self._base_dir}"
-        )
-        named = engine.run(
-            "ps", "--all", "--quiet", "--no-trunc", "--filter", f"name=^{self._name}$"
-        )
+        listed = engine.containers(f"label={label_of(self._base_dir)}")
+        named = engine.containers(f"name=^{self._name}$")
         left = sorted({*listed.out.split(), *named.out.split()})
         if left:
             self._say(f"image: removing {len(left)} container(s) of an earlier run")

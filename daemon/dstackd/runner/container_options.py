@@ -15,6 +15,11 @@ LABEL = "dstackd.folder"
 """The runner's folder: whose container it is, also after that runner was killed."""
 
 
+def label_of(base_dir: str) -> str:
+    """The label of all containers of the runner in this folder."""
+    return f"{LABEL}={base_dir}"
+
+
 def container_name(job: JobDocument) -> str:
     return f"dstackd-{job.job_id}-{job.attempt}"
 
@@ -71,7 +76,7 @@ def create_arguments(
     rights: Rights,
 ) -> list[str]:
     """The arguments of `create`."""
-    arguments = ["create", "--name", container_name(job), "--label", f"{LABEL}={place.base_dir}"]
+    arguments = ["create", "--name", container_name(job), "--label", label_of(place.base_dir)]
     # The image was pulled; the log is ours, and the engine's would be a copy that is not masked.
     arguments += ["--pull", "never", "--log-driver", "none"]
     arguments += ["--mount", _bind(place.job_dir), "--workdir", place.working_dir]

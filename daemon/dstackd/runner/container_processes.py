@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import os
 
+from dstackd.runner.processes import all_pids, send
+
 KERNEL_LOG = "/dev/kmsg"
 _RECORD_BYTES = 8192
 """More than a record of the kernel's log has."""
@@ -24,14 +26,9 @@ def signal_inside(first_pid: int, container_id: str, number: int, *, spare_first
         return False
     if container_id not in _control_groups(first_pid):
         return False  # the number is that of a process in another machine
-    for name in os.listdir("/proc"):
-        if name.isdigit() and _namespace(int(name)) == namespace:
-            if spare_first and int(name) == first_pid:
-                continue
-            try:
-                os.kill(int(name), number)
-            except (ProcessLookupError, PermissionError):
-                continue
+    for pid in all_pids():
+        if _namespace(pid) == namespace and not (spare_first and pid == first_pid):
+            send([pid], number)
     return True
 
 

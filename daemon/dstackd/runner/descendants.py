@@ -15,7 +15,8 @@ import sys
 import time
 from typing import NamedTuple
 
-from dstackd.runner.processes import KILL_S, send
+from dstackd.runner.pace import Deadline
+from dstackd.runner.processes import KILL_S, all_pids, send
 
 PR_SET_CHILD_SUBREAPER = 36
 LOOKS_MIN = 3
@@ -58,13 +59,13 @@ class Descendants:
 
     def kill(self) -> bool:
         """By group first: the kernel ends a group as a whole, whoever forks meanwhile."""
-        until = time.monotonic() + KILL_S
+        deadline = Deadline(KILL_S)
         empty_looks = 0
         while empty_looks < LOOKS_MIN:
             left = self._targets()
             send(left, signal.SIGKILL)
             empty_looks = 0 if left else empty_looks + 1
-            if time.monotonic() >= until:
+            if deadline.left_s() == 0:
                 return False
             time.sleep(_LOOK_S)
         self._bury()
@@ -128,10 +129,9 @@ def _group_lives(group: int) -> bool:
 
 def _processes() -> list[Process]:
     found = []
-    names = os.listdir("/proc") if os.path.isdir("/proc") else []
-    for name in filter(str.isdecimal, names):
+    for pid in all_pids() if os.path.isdir("/proc") else ():
         with contextlib.suppress(OSError):
-            with open(f"/proc/{name}/stat", encoding="ascii", errors="replace") as file:
+            with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
                 state, parent, group, session = file.read().rpartition(")")[2].split()[:4]
-            found.append(Process(int(name), int(parent), int(group), int(session), state))
+            found.append(Process(pid, int(parent), int(group), int(session), state))
     return found

@@ -51,11 +51,6 @@ class Wanted:
 Arrived = Callable[[Wanted, str, os.stat_result], None]
 
 
-def download(bucket: Bucket, key: str, path: str, *, sha256: str, mode: int = 0o600) -> None:
-    """Write the object to `path`. Raises WrongDigest, RunnerError, OSError; then nothing is there."""
-    Download(bucket).fetch([Wanted(key, path, sha256=sha256, mode=mode)])
-
-
 class Download:
     """Fetches objects of one bucket. `tick` is told of bytes as they come (negative: come again),
     `arrived` of each file that has its name: its sha256 and what it is on disk, from any thread.

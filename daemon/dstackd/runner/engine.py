@@ -20,6 +20,8 @@ from dstackd.runner.errors import StageFailed
 STAGE = "image"
 ANSWER_S = 20.0
 QUICK_S = 60.0
+LAST_LINES = 3
+"""Of what a program said."""
 _PASSED_ON = frozenset(
     {"CONTAINER_HOST", "DBUS_SESSION_BUS_ADDRESS", "LANG", "PATH", "STORAGE_DRIVER", "STORAGE_OPTS"}
     | {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"}
@@ -82,6 +84,10 @@ class Engine:
             start_new_session=True,
         )
 
+    def containers(self, having: str) -> Said:
+        """The whole ids of all containers to which the filter applies, running or not."""
+        return self.run("ps", "--all", "--quiet", "--no-trunc", "--filter", having)
+
     def inspect(self, kind: str, name: str) -> dict[str, Any] | None:
         """What the engine knows of an `image` or a `container`; None when there is none."""
         said = self.run(kind, "inspect", name)
@@ -122,17 +128,21 @@ def podman(environ: Mapping[str, str]) -> Engine | None:
     return engine if engine and engine.run("--version", timeout_s=ANSWER_S).code == 0 else None
 
 
-def last_words(text: str, *, lines: int = 3) -> str:
+def last_words(text: str, *, lines: int = LAST_LINES) -> str:
     """The end of what a program said, on one line."""
     said = [line.strip() for line in text.splitlines() if line.strip()]
     return " ".join(said[-lines:])
 
 
+def told(said: Said, *, lines: int = LAST_LINES) -> str:
+    """Why it failed, as far as it said so."""
+    return last_words(said.err, lines=lines) or f"exit code {said.code}"
+
+
 def require(said: Said, what: str, *, stage: str = STAGE) -> str:
     """What the engine wrote to its standard output. Raises StageFailed when it failed."""
     if said.code != 0:
-        words = last_words(said.err) or f"exit code {said.code}"
-        raise StageFailed(stage, f"{what}: {words}")
+        raise StageFailed(stage, f"{what}: {told(said)}")
     return said.out
 
 

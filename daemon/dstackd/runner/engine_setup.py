@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
 import shutil
 import subprocess
 import time
@@ -19,7 +18,7 @@ from dstackd.runner.engine import (
 )
 from dstackd.runner.errors import StageFailed
 from dstackd.runner.pace import Deadline
-from dstackd.runner.power import LOCAL_VARIABLE
+from dstackd.runner.power import is_ours
 
 INSTALL_S = 600.0
 """For all of it: a fresh image's package lists, about 100 MB, and a first start."""
@@ -59,11 +58,6 @@ def find_engine(environ: Mapping[str, str], *, say: Callable[[str], None]) -> En
             "install or start one",
         )
     return _install(environ, say=say)
-
-
-def is_ours(environ: Mapping[str, str]) -> bool:
-    """Whether this is a machine that was launched for jobs, and the runner may change it."""
-    return not environ.get(LOCAL_VARIABLE) and os.geteuid() == 0
 
 
 def gpu_arguments(engine: Engine, environ: Mapping[str, str]) -> list[str]:

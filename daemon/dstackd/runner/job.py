@@ -18,14 +18,13 @@ from dstackd.launch_document import JobDocument
 from dstackd.runner.account import Account
 from dstackd.runner.enclosure import Enclosure
 from dstackd.runner.job_log import STDERR, STDOUT, JobLog
+from dstackd.runner.processes import KILL_S
 from dstackd.runner.reading import PipeReader
 from dstackd.runner.stopping import EXIT, INTERRUPTED, OUT_OF_MEMORY, TIMED_OUT, StopSwitch
 from dstackd.runner.unexpected import Unexpected
 
 LAST_OUTPUT_S = 5.0
 """A process that cannot be killed may hold the pipes for ever; its output is not waited for longer."""
-KILL_S = 10.0
-"""SIGKILL works at once, except on a process that waits for a device."""
 _LIFE_POLL_S = 0.05
 _END_TRIES = 5
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

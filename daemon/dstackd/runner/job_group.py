@@ -15,6 +15,7 @@ from typing import Union
 
 from dstackd.runner import cgroup
 from dstackd.runner.cgroup import Place
+from dstackd.runner.pace import Deadline
 from dstackd.runner.processes import kill_all
 
 RUNNER_PART = "runner"
@@ -43,10 +44,10 @@ class _Group:
         return cgroup.pids_below(self.folder)
 
     def remove(self) -> None:
-        until = time.monotonic() + REMOVE_S
+        deadline = Deadline(REMOVE_S)
         while True:
             cgroup.remove_below(self.folder)
-            if not os.path.isdir(self.folder) or time.monotonic() >= until:
+            if not os.path.isdir(self.folder) or deadline.left_s() == 0:
                 return
             time.sleep(_LOOK_S)
 

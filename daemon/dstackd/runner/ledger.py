@@ -9,12 +9,12 @@ if nobody knows what that one holds.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from dstackd.artifact_manifest import ManifestFile
 from dstackd.runner.collect import Found, Seen
+from dstackd.runner.pace import Deadline
 
 
 class Entry(NamedTuple):
@@ -117,10 +117,10 @@ class Ledger:
         """Take the right to upload this path, to be given back by `release`; False when somebody else
         has had it all the time.
         """
-        until = time.monotonic() + patience_s
+        deadline = Deadline(patience_s)
         with self._lock:
             while path in self._claimed:
-                if not self._lock.wait(max(0.0, until - time.monotonic())):
+                if not self._lock.wait(deadline.left_s()):
                     return False
             self._claimed.add(path)
             return True

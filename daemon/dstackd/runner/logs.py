@@ -12,7 +12,7 @@ from dstackd import protocol
 from dstackd.runner.aws import AwsApi
 from dstackd.runner.credentials import InstanceCredentials
 from dstackd.runner.errors import AwsError, Unreachable
-from dstackd.runner.s3 import partition_domain
+from dstackd.runner.s3 import service_url
 
 Event = tuple[int, str]
 """(ms since the epoch, message)"""
@@ -47,18 +47,9 @@ class LogStream:
         return json.dumps(refused) if refused else ""
 
     def _send(self, operation: str, body: bytes, *, patience_s: float) -> dict[str, object]:
-        answer = self._logs.call(
-            "POST",
-            "/",
-            headers={
-                "content-type": "application/x-amz-json-1.1",
-                "x-amz-target": f"Logs_20140328.{operation}",
-            },
-            body=body,
-            patience_s=patience_s,
-        )
+        answer = self._logs.call_json(f"Logs_20140328.{operation}", body, patience_s=patience_s)
         try:
-            value = protocol.load_json(answer.body or b"{}")
+            value = protocol.load_json(answer or b"{}")
         except ValueError:
             value = None
         if not isinstance(value, dict):
@@ -74,9 +65,5 @@ def logs_api(
     *, region: str, credentials: InstanceCredentials, environ: Mapping[str, str]
 ) -> AwsApi:
     """The service in this region, or at the endpoint that the environment asks for."""
-    url = (
-        environ.get("AWS_ENDPOINT_URL_CLOUDWATCH_LOGS")
-        or environ.get("AWS_ENDPOINT_URL")
-        or f"https://logs.{region}.{partition_domain(region)}"
-    )
+    url = service_url(environ, "AWS_ENDPOINT_URL_CLOUDWATCH_LOGS", name="logs", region=region)
     return AwsApi("logs", url=url, region=region, credentials=credentials)

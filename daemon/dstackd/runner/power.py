@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -15,10 +16,20 @@ _SYSTEM_DIRS = ("/bin/", "/sbin/", "/usr/")
 TIMEOUT_S = 30.0
 
 
+def is_played(environ: Mapping[str, str]) -> bool:
+    """Whether this computer only plays a machine."""
+    return bool(environ.get(LOCAL_VARIABLE))
+
+
+def is_ours(environ: Mapping[str, str]) -> bool:
+    """Whether this is a machine that was launched for jobs, and the runner may change it."""
+    return not is_played(environ) and os.geteuid() == 0
+
+
 def shutdown_command(environ: Mapping[str, str]) -> str | None:
     """The program that ends this machine; None when there must be none."""
     found = shutil.which("shutdown", path=environ.get("PATH"))
-    if not environ.get(LOCAL_VARIABLE):
+    if not is_played(environ):
         return found or FALLBACK
     return None if found is None or found.startswith(_SYSTEM_DIRS) else found
 

@@ -1,6 +1,6 @@
 """A set of processes that only grows by fork. Law: nothing that was born inside gets out of sight.
 
-`cgroup_v2.py` and `cgroup_v1.py` let the kernel count; `descendants.py` is for where it does not.
+In `job_group.py` the kernel counts; `descendants.py` is for where it does not.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import signal
 import time
 from collections.abc import Callable
 from typing import Protocol
+
+from dstackd.runner.pace import Deadline
 
 KILL_S = 10.0
 """SIGKILL works at once, except on a process that waits for a device."""
@@ -40,6 +42,11 @@ class Processes(Protocol):
         """Give back what the set itself needed. Nothing is inside any more."""
 
 
+def all_pids() -> list[int]:
+    """Of this machine. Raises OSError where there is no /proc."""
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
 def send(pids: list[int], number: int) -> None:
     """The signal to each of them that is still there."""
     for pid in pids:
@@ -50,10 +57,10 @@ def send(pids: list[int], number: int) -> None:
 
 def kill_all(pids: Callable[[], list[int]]) -> bool:
     """SIGKILL again and again, because what is being killed may fork meanwhile."""
-    until = time.monotonic() + KILL_S
+    deadline = Deadline(KILL_S)
     while left := pids():
         send(left, signal.SIGKILL)
-        if time.monotonic() >= until:
+        if deadline.left_s() == 0:
             return False
         time.sleep(_LOOK_S)
     return True

@@ -22,10 +22,10 @@ from dataclasses import dataclass, field
 from dstackd import protocol
 from dstackd.runner.aws import AwsApi
 from dstackd.runner.credentials import InstanceCredentials
-from dstackd.runner.engine import STAGE, Engine, Said, last_words
+from dstackd.runner.engine import STAGE, Engine, Said, told
 from dstackd.runner.errors import RunnerError, StageFailed
 from dstackd.runner.pace import Deadline, backoff_s
-from dstackd.runner.s3 import partition_domain
+from dstackd.runner.s3 import service_url
 
 PULL_S = 3600.0
 PATIENCE_S = 300.0
@@ -93,24 +93,12 @@ def ecr_login(
     if found is None:
         return None
     region = found.group(2)
-    url = (
-        environ.get("AWS_ENDPOINT_URL_ECR")
-        or environ.get("AWS_ENDPOINT_URL")
-        or f"https://api.ecr.{region}.{partition_domain(region)}"
-    )
+    url = service_url(environ, "AWS_ENDPOINT_URL_ECR", name="api.ecr", region=region)
     ecr = AwsApi("ecr", url=url, region=region, credentials=credentials)
     try:
-        answer = ecr.call(
-            "POST",
-            "/",
-            headers={
-                "content-type": "application/x-amz-json-1.1",
-                "x-amz-target": "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken",
-            },
-            body=b"{}",
-            patience_s=ECR_PATIENCE_S,
-        )
-        token = protocol.load_json(answer.body)["authorizationData"][0]["authorizationToken"]
+        target = "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken"
+        answer = ecr.call_json(target, b"{}", patience_s=ECR_PATIENCE_S)
+        token = protocol.load_json(answer)["authorizationData"][0]["authorizationToken"]
         username, _, password = base64.b64decode(token).decode().partition(":")
     except RunnerError as error:
         raise StageFailed(STAGE, f"no login for {registry_of(image)}: {error}") from error
@@ -140,7 +128,7 @@ def pull(
                 return
             wait_s = backoff_s(tries)
             if not is_passing(said.err) or wait_s >= min(deadline.left_s(), whole.left_s()):
-                message = f"cannot pull {image}: {_told(said)}"
+                message = f"cannot pull {image}: {told(said, lines=2)}"
                 raise StageFailed(STAGE, message, final=is_final(said.err, image))
             time.sleep(wait_s)
             tries += 1
@@ -159,10 +147,6 @@ def is_final(error: str, image: str) -> bool:
         return False
     refused = _REFUSED.search(error) and not _ECR.fullmatch(registry_of(image))
     return bool(_LACKING.search(error) or refused)
-
-
-def _told(said: Said) -> str:
-    return last_words(said.err, lines=2) or f"exit code {said.code}"
 
 
 def _try(

@@ -58,11 +58,7 @@ class Decision:
 
     def look(self) -> Place | None:
         """The job that the machine was given by now. An answer that does not come is none."""
-        try:
-            return _place(self._bucket.get(self._key, patience_s=LOOK_PATIENCE_S))
-        except RunnerError as error:
-            self._say(f"reuse: {error}")
-            return None
+        return self._read(patience_s=LOOK_PATIENCE_S)
 
     def leave(self) -> Place | None:
         """Decide that the machine leaves; the job, if it was given one before."""
@@ -74,18 +70,17 @@ class Decision:
                 only_if_new=True,
             )
         except AwsError as error:
-            if (
-                error.status == _TAKEN
-            ):  # by the daemon, or by this call when its first answer was lost
-                return self._read()
+            # By the daemon, or by this call when its first answer was lost.
+            if error.status == _TAKEN:
+                return self._read(patience_s=LEAVE_PATIENCE_S)
             self._say(f"reuse: {error}")
         except RunnerError as error:
             self._say(f"reuse: {error}")
         return None
 
-    def _read(self) -> Place | None:
+    def _read(self, *, patience_s: float) -> Place | None:
         try:
-            return _place(self._bucket.get(self._key, patience_s=LEAVE_PATIENCE_S))
+            return _place(self._bucket.get(self._key, patience_s=patience_s))
         except RunnerError as error:
             self._say(f"reuse: {error}")
             return None

@@ -29,6 +29,20 @@ def partition_domain(region: str) -> str:
     return "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
 
 
+def asked_endpoint(environ: Mapping[str, str], variable: str) -> str:
+    """The endpoint that the environment asks for in a service's `variable`, or for all services, as AWS's own
+    SDKs read it; empty for AWS.
+    """
+    return environ.get(variable) or environ.get("AWS_ENDPOINT_URL") or ""
+
+
+def service_url(environ: Mapping[str, str], variable: str, *, name: str, region: str) -> str:
+    """Where the service called `name` is: in the region, or where the environment says."""
+    return (
+        asked_endpoint(environ, variable) or f"https://{name}.{region}.{partition_domain(region)}"
+    )
+
+
 @dataclass(frozen=True)
 class ObjectHead:
     """What S3 tells about an object; header names are in lower case."""
@@ -192,9 +206,10 @@ class Bucket:
             # (CompleteMultipartUpload, API reference).
             if b"<Error>" not in answer.body:
                 return
-            if backoff_s(tries) >= deadline.left_s():
+            wait_s = backoff_s(tries)
+            if wait_s >= deadline.left_s():
                 raise AwsError("CompleteFailed", status=500, message=repr(answer.body[:300]))
-            time.sleep(backoff_s(tries))
+            time.sleep(wait_s)
 
     def abort_multipart(self, key: str, upload_id: str, *, patience_s: float) -> None:
         """Drop an upload and its parts."""
@@ -223,5 +238,5 @@ def checksums(digest: bytes) -> dict[str, str]:
 
 
 def s3_endpoint(environ: Mapping[str, str]) -> str:
-    """The endpoint that the environment asks for, as AWS's own SDKs read it; empty for AWS."""
-    return environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or ""
+    """The endpoint that the environment asks for; empty for AWS."""
+    return asked_endpoint(environ, "AWS_ENDPOINT_URL_S3")

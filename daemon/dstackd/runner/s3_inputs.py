@@ -143,7 +143,7 @@ def _why(wanted: S3InputDocument, error: RunnerError) -> str:
     """The error, and what would help."""
     if not isinstance(error, AwsError):
         return f"{url(wanted)}: {error}"
-    if error.code == "NoSuchBucket":
+    if error.code == _NO_BUCKET:
         return f"{url(wanted)}: there is no bucket of that name"
     if error.status == _REFUSED:
         return (

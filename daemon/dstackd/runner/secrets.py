@@ -17,7 +17,7 @@ from dstackd.runner.aws import AwsApi
 from dstackd.runner.credentials import InstanceCredentials
 from dstackd.runner.errors import AwsError, RunnerError, StageFailed
 from dstackd.runner.masking import Masker
-from dstackd.runner.s3 import partition_domain
+from dstackd.runner.s3 import service_url
 
 STAGE = "secrets"
 PATIENCE_S = 60.0
@@ -61,11 +61,8 @@ def secrets_api(
     *, region: str, credentials: InstanceCredentials, environ: Mapping[str, str]
 ) -> AwsApi:
     """Secrets Manager in this region, or at the endpoint that the environment asks for."""
-    url = (
-        environ.get("AWS_ENDPOINT_URL_SECRETS_MANAGER")
-        or environ.get("AWS_ENDPOINT_URL")
-        or f"https://secretsmanager.{region}.{partition_domain(region)}"
-    )
+    variable = "AWS_ENDPOINT_URL_SECRETS_MANAGER"
+    url = service_url(environ, variable, name="secretsmanager", region=region)
     return AwsApi("secretsmanager", url=url, region=region, credentials=credentials)
 
 
@@ -123,17 +120,9 @@ class _Reader:
             return _Problem(f"{name}: {error}")
 
     def _ask(self, full_name: str) -> dict[str, object]:
-        answer = self._api.call(
-            "POST",
-            "/",
-            headers={
-                "content-type": "application/x-amz-json-1.1",
-                "x-amz-target": "secretsmanager.GetSecretValue",
-            },
-            body=json.dumps({"SecretId": full_name}).encode(),
-            patience_s=PATIENCE_S,
-        )
-        return _fields(answer.body)
+        asked = json.dumps({"SecretId": full_name}).encode()
+        answer = self._api.call_json("secretsmanager.GetSecretValue", asked, patience_s=PATIENCE_S)
+        return _fields(answer)
 
     def _problem(self, name: str, full_name: str, error: AwsError) -> _Problem:
         if error.code == _NOT_THERE:

@@ -14,7 +14,7 @@ from dstackd import protocol
 from dstackd.artifact_manifest import DIGEST_HEADER, MODE_HEADER, ManifestFile
 from dstackd.launch_document import JobDocument
 from dstackd.runner.errors import AwsError, RunnerError
-from dstackd.runner.s3 import Bucket, checksum, sha256
+from dstackd.runner.s3 import CHECKSUM_HEADER, Bucket, checksum, sha256
 
 ABORT_PATIENCE_S = 2.0
 _READ_BYTES = 1024 * 1024
@@ -142,7 +142,7 @@ class LongUpload:
     def _is_there(self, parts: int) -> bool:
         head = self._bucket.head(self._key, patience_s=self._patience_s())
         expected = f"{checksum(sha256(b''.join(self._digests)))}-{parts}"
-        if head.headers.get("x-amz-checksum-sha256", expected) != expected:
+        if head.headers.get(CHECKSUM_HEADER, expected) != expected:
             return False
         size = self.file.size if self.file else -1
         return head.size == size and head.etag.strip('"').endswith(f"-{parts}")

@@ -6,7 +6,7 @@ It is paid by the job that asked for it, from its machine's release until the ma
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from sqlalchemy import (
     Row,
     ScalarSelect,
     bindparam,
+    case,
     exists,
     func,
     not_,
@@ -28,7 +29,7 @@ from dstackd.core.cost import share_usd
 from dstackd.store.moves import IDS_MAX, add_events
 from dstackd.store.tables import ATTEMPT, JOB, MACHINE
 
-_HOUR_MS = 3_600_000.0
+HOUR_MS = 3_600_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +124,7 @@ async def settle_idle(
         ),
         charges,
     )
-    await connection.execute(
-        update(JOB)
-        .where(JOB.c.id == bindparam("the_job"))
-        .values(cost_usd=JOB.c.cost_usd + bindparam("the_cost")),
-        [{name: each[name] for name in ("the_job", "the_cost")} for each in charges],
-    )
+    await charge_jobs(connection, charges)
     await connection.execute(
         update(MACHINE)
         .where(MACHINE.c.instance_id == bindparam("the_instance"))
@@ -136,6 +132,16 @@ async def settle_idle(
         [{"the_instance": row.instance_id} for row in rows],
     )
     await add_events(connection, [_waited(each, until_ms) for each in charges])
+
+
+async def charge_jobs(connection: AsyncConnection, charges: Sequence[Mapping[str, Any]]) -> None:
+    """Add what an attempt of theirs has cost (`the_cost`, USD) to jobs (`the_job`)."""
+    await connection.execute(
+        update(JOB)
+        .where(JOB.c.id == bindparam("the_job"))
+        .values(cost_usd=JOB.c.cost_usd + bindparam("the_cost")),
+        [{name: each[name] for name in ("the_job", "the_cost")} for each in charges],
+    )
 
 
 _BILLED = [
@@ -193,8 +199,13 @@ def idle_usd() -> ScalarSelect[Any]:
     until_ms = func.coalesce(MACHINE.c.idle_until_ms, MACHINE.c.idle_since_ms)
     longest_ms = until_ms + int(IDLE_MARGIN_S * 1000) - MACHINE.c.idle_since_ms
     return (
-        select(func.sum(MACHINE.c.price_usd_h * longest_ms / _HOUR_MS))
+        select(func.sum(MACHINE.c.price_usd_h * longest_ms / HOUR_MS))
         .where(MACHINE.c.idle_since_ms.is_not(None), MACHINE.c.idle_job_id == JOB.c.id)
         .correlate(JOB)
         .scalar_subquery()
     )
+
+
+def larger(one: ColumnElement[Any], other: float) -> ColumnElement[Any]:
+    """The larger of two; SQLite and PostgreSQL have no function of the same name for it."""
+    return case((one > other, one), else_=other)

@@ -76,12 +76,15 @@ async def record(
     news: list[tuple[InboxEvent, AttemptKey]] = []
     for event, at_ms in reports:
         found = _find(event, known)
-        changes = None if isinstance(found, Receipt) else _changes(event, at_ms)
-        if not isinstance(found, Receipt) and found.released_at_ms is not None:
+        if isinstance(found, Receipt):
+            receipts.append(found)
+            continue
+        if found.released_at_ms is not None:
             receipts.append(Receipt.RECORDED)  # nothing that befalls an idle machine befalls a job
             continue
-        if isinstance(found, Receipt) or changes is None:
-            receipts.append(found if isinstance(found, Receipt) else Receipt.FOREIGN)
+        changes = _changes(event, at_ms)
+        if changes is None:
+            receipts.append(Receipt.FOREIGN)
             continue
         receipts.append(Receipt.RECORDED)
         key = (found.job_id, found.number)

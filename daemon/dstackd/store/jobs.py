@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd.core.avoidance import pool
 from dstackd.core.job import Attempt, Job
-from dstackd.core.phase import Phase, Reason
+from dstackd.core.phase import HAS_MACHINE, Phase, Reason
 from dstackd.spec.errors import SpecError
 from dstackd.spec.model import JobSpec
 from dstackd.spec.parse import parse_spec_json
@@ -161,7 +161,7 @@ async def jobs_to_stage(connection: AsyncConnection) -> list[Job]:
     return [job for job in jobs if job.lacks_inputs > 0]
 
 
-_WITH_MACHINE = ("booting", "running", "sealing", "terminating")
+_WITH_MACHINE = tuple(sorted(HAS_MACHINE))
 
 
 async def ids_with_machines(

@@ -86,6 +86,13 @@ async def commit_intent(
 
 
 def _intent(request: LaunchRequest, offering: Offering, member: Member, now_ms: int) -> Move:
+    message = f"asking EC2 for {offering.instance_type} ({offering.market}) in {offering.zone}"
+    detail = {"launch": request.launch_id, "offering": offering.key}
+    return to_launching(member, message, detail, now_ms=now_ms)
+
+
+def to_launching(member: Member, message: str, detail: dict[str, Any], *, now_ms: int) -> Move:
+    """The job's move with its intent."""
     return Move(
         member.job_id,
         member.version,
@@ -93,9 +100,9 @@ def _intent(request: LaunchRequest, offering: Offering, member: Member, now_ms: 
         now_ms,
         phase=Phase.LAUNCHING,
         reason=Reason.INTENT_COMMITTED,
-        message=f"asking EC2 for {offering.instance_type} ({offering.market}) in {offering.zone}",
+        message=message,
         attempt=member.attempt,
-        detail={"launch": request.launch_id, "offering": offering.key},
+        detail=detail,
         changes={"attempt": member.attempt},
     )
 
@@ -190,6 +197,13 @@ def _machine_values(
 
 
 def _booting(request: LaunchRequest, member: Row[Any], machine: Launched, *, now_ms: int) -> Move:
+    message = f"{machine.instance_id}, {request.instance_type} ({request.market}) in {request.zone}"
+    detail = {"instance": machine.instance_id, "spot_request": machine.spot_request_id}
+    return to_booting(member, message, detail, now_ms=now_ms)
+
+
+def to_booting(member: Row[Any], message: str, detail: dict[str, Any], *, now_ms: int) -> Move:
+    """The job's move once it has its machine."""
     return Move(
         member.id,
         member.version,
@@ -197,10 +211,10 @@ def _booting(request: LaunchRequest, member: Row[Any], machine: Launched, *, now
         now_ms,
         phase=Phase.BOOTING,
         reason=Reason.LAUNCHED,
-        message=f"{machine.instance_id}, {request.instance_type} ({request.market}) in {request.zone}",
+        message=message,
         attempt=member.attempt,
         next_visit_at_ms=now_ms,
-        detail={"instance": machine.instance_id, "spot_request": machine.spot_request_id},
+        detail=detail,
     )
 
 

@@ -8,20 +8,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ScalarSelect, and_, bindparam, case, func, not_, select, update
+from sqlalchemy import ScalarSelect, and_, func, not_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd.core.budget import GOING_S
 from dstackd.core.cost import BILLED_MIN_S
 from dstackd.core.job import Attempt
 from dstackd.store.attempts import attempt_columns, attempt_of
+from dstackd.store.idle import HOUR_MS, larger
 from dstackd.store.machines import end_attempts
-from dstackd.store.moves import add_events
+from dstackd.store.moves import add_events, visit_now
 from dstackd.store.tables import ATTEMPT, JOB
 
-_HOUR_MS = 3_600_000.0
 _LEFT = ATTEMPT.alias("left_attempt")
 """Made once: an alias costs SQLAlchemy a millisecond."""
+_LEFT_BY_THE_JOB = and_(
+    _LEFT.c.job_id == JOB.c.id, _LEFT.c.ended_at_ms.is_(None), _LEFT.c.outcome.is_not(None)
+)
 
 
 async def leaving_attempts(connection: AsyncConnection) -> list[Attempt]:
@@ -45,12 +48,7 @@ async def save_left(
 ) -> None:
     """These machines are gone: close the attempts, and have their jobs looked at, whose cost is known now."""
     await end_attempts(connection, [(each.job_id, each.number) for each in attempts], now_ms=now_ms)
-    await connection.execute(
-        update(JOB)
-        .where(JOB.c.id == bindparam("the_job"), JOB.c.finished_at_ms.is_(None))
-        .values(next_visit_at_ms=0, version=JOB.c.version + 1),
-        [{"the_job": job_id} for job_id in sorted({each.job_id for each in attempts})],
-    )
+    await visit_now(connection, (each.job_id for each in attempts))
     events = (
         {
             "at_ms": now_ms,
@@ -66,9 +64,7 @@ async def save_left(
 
 def leaving_count(*, beside_current: bool = False) -> ScalarSelect[Any]:
     """How many a job of the enclosing query has; `beside_current`: other than its current attempt."""
-    statement = select(func.count()).where(
-        _LEFT.c.job_id == JOB.c.id, _LEFT.c.ended_at_ms.is_(None), _LEFT.c.outcome.is_not(None)
-    )
+    statement = select(func.count()).where(_LEFT_BY_THE_JOB)
     if beside_current:
         statement = statement.where(_LEFT.c.number != JOB.c.attempt)
     return statement.correlate(JOB).scalar_subquery()
@@ -77,14 +73,10 @@ def leaving_count(*, beside_current: bool = False) -> ScalarSelect[Any]:
 def leaving_usd(now_ms: int) -> ScalarSelect[Any]:
     """What those of a queued job cost if EC2 shows them gone as late as our estimates allow for; NULL: there are none."""
     until_gone_ms = now_ms + GOING_S * 1000 - _LEFT.c.launched_at_ms
-    billed_ms = case(
-        (until_gone_ms > BILLED_MIN_S * 1000, until_gone_ms), else_=BILLED_MIN_S * 1000
-    )
+    billed_ms = larger(until_gone_ms, BILLED_MIN_S * 1000)
     return (
-        select(func.sum(_LEFT.c.price_usd_h * billed_ms / _HOUR_MS))
-        .where(
-            _LEFT.c.job_id == JOB.c.id, _LEFT.c.ended_at_ms.is_(None), _LEFT.c.outcome.is_not(None)
-        )
+        select(func.sum(_LEFT.c.price_usd_h * billed_ms / HOUR_MS))
+        .where(_LEFT_BY_THE_JOB)
         .correlate(JOB)
         .scalar_subquery()
     )

@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd.core.log_verdict import is_settled, log_verdict
 from dstackd.core.open_log import WantedLog
-from dstackd.store.moves import IDS_MAX, add_events
-from dstackd.store.tables import ATTEMPT, JOB, LAUNCH
+from dstackd.store.moves import IDS_MAX, add_events, visit_now
+from dstackd.store.tables import ATTEMPT, LAUNCH
 
 VERDICT_KIND = "log_verdict"
 """Kind of the events that say so."""
@@ -60,12 +60,7 @@ async def save_seen(
             for job_id, number, lines in counts
         ],
     )
-    await connection.execute(
-        update(JOB)
-        .where(JOB.c.id == bindparam("the_job"), JOB.c.finished_at_ms.is_(None))
-        .values(next_visit_at_ms=0, version=JOB.c.version + 1),
-        [{"the_job": job_id} for job_id in sorted({job_id for job_id, _, _ in counts})],
-    )
+    await visit_now(connection, (job_id for job_id, _, _ in counts))
     await save_verdicts(connection, [(job, number) for job, number, _ in counts], now_ms=now_ms)
 
 

@@ -13,10 +13,11 @@ from dstackd.core.budget import IDLE_MARGIN_S
 from dstackd.core.cost import machine_cost_usd, share_usd
 from dstackd.core.instance import Instance, InstanceState
 from dstackd.core.phase import Outcome
-from dstackd.store.idle import settle_idle
+from dstackd.store.idle import charge_jobs, settle_idle
 from dstackd.store.logs import save_verdicts
 from dstackd.store.moves import IDS_MAX, add_events
-from dstackd.store.tables import ATTEMPT, JOB, LAUNCH, MACHINE
+from dstackd.store.reaping import note_leaving
+from dstackd.store.tables import ATTEMPT, LAUNCH, MACHINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +160,7 @@ async def adopt_orphan(
                 launched_at_ms=instance.launched_at_ms,
             )
         )
-    await connection.execute(
-        update(MACHINE)
-        .where(MACHINE.c.instance_id == instance.instance_id, MACHINE.c.leaving_since_ms.is_(None))
-        .values(leaving_since_ms=now_ms)
-    )
+    await note_leaving(connection, [instance.instance_id], now_ms=now_ms)
     message = f"{instance.instance_id} (launch {instance.launch_id or '?'}) has no live attempt; terminating it"
     await add_events(connection, [{"at_ms": now_ms, "kind": "orphan", "message": message}])
 
@@ -197,12 +194,7 @@ async def end_attempts(
         .values(ended_at_ms=now_ms, cost_usd=ATTEMPT.c.cost_usd + bindparam("the_cost")),
         ended,
     )
-    await connection.execute(
-        update(JOB)
-        .where(JOB.c.id == bindparam("the_job"))
-        .values(cost_usd=JOB.c.cost_usd + bindparam("the_cost")),
-        [{name: row[name] for name in ("the_job", "the_cost")} for row in ended],
-    )
+    await charge_jobs(connection, ended)
     keys = [(str(row["the_job"]), int(row["the_number"])) for row in ended]
     await save_verdicts(connection, keys, now_ms=now_ms)
 

@@ -150,6 +150,20 @@ async def add_events(connection: AsyncConnection, events: Iterable[dict[str, Any
         await connection.execute(insert(EVENT), rows)
 
 
+async def visit_now(connection: AsyncConnection, job_ids: Iterable[str]) -> None:
+    """Have those of the jobs that are not over looked at; their version rises, so that nobody saves over what has just
+    been learnt. No event.
+    """
+    rows = [{"the_id": job_id} for job_id in sorted(set(job_ids))]
+    if rows:
+        await connection.execute(
+            update(JOB)
+            .where(JOB.c.id == bindparam("the_id"), JOB.c.finished_at_ms.is_(None))
+            .values(next_visit_at_ms=0, version=JOB.c.version + 1),
+            rows,
+        )
+
+
 async def visit_later(
     connection: AsyncConnection, visits: Iterable[tuple[str, int]], *, next_visit_at_ms: int
 ) -> None:

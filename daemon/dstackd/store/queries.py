@@ -23,15 +23,16 @@ DATABASE_ERRORS = (SQLAlchemyError, OSError, StorageFailed)
 _HIDDEN = frozenset({"version", "next_visit_at_ms", "inputs_digest"})
 JOB_COLUMNS = [column for column in JOB.c if column.name not in _HIDDEN]
 """What of a job is shown."""
+LISTED_COLUMNS = [column for column in JOB_COLUMNS if column.name != "spec"]
+"""The same in a list."""
 
 
 async def list_jobs(
     connection: AsyncConnection, *, active_only: bool, count_max: int, before_seq: int | None = None
 ) -> list[dict[str, Any]]:
     """Jobs, newest first, without their specs; `before_seq` continues an earlier page."""
-    columns = [column for column in JOB_COLUMNS if column.name != "spec"]
     statement = (
-        select(*columns, ATTEMPT.c.market, ATTEMPT.c.instance_type, ATTEMPT.c.instance_id)
+        select(*LISTED_COLUMNS, ATTEMPT.c.market, ATTEMPT.c.instance_type, ATTEMPT.c.instance_id)
         .join(
             ATTEMPT,
             (ATTEMPT.c.job_id == JOB.c.id) & (ATTEMPT.c.number == JOB.c.attempt),

@@ -13,12 +13,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd import protocol
 from dstackd.core.instance import Market
-from dstackd.core.phase import Phase, Reason
+from dstackd.core.phase import Reason
 from dstackd.core.reuse import IdleMachine, Lifetime, shape_of_machine
 from dstackd.errors import StaleRow
 from dstackd.store.idle import settle_idle
 from dstackd.store.jobs import job_of
-from dstackd.store.launches import Member, back_to_queue, close_launch, members_of
+from dstackd.store.launches import (
+    Member,
+    back_to_queue,
+    close_launch,
+    members_of,
+    to_booting,
+    to_launching,
+)
 from dstackd.store.moves import Move, save_moves
 from dstackd.store.requests import load_request
 from dstackd.store.tables import ATTEMPT, JOB, LAUNCH, MACHINE
@@ -153,18 +160,9 @@ async def commit_reuse(
 
 
 def _intent(machine: IdleMachine, launch_id: str, member: Member, now_ms: int) -> Move:
-    return Move(
-        member.job_id,
-        member.version,
-        Phase.QUEUED,
-        now_ms,
-        phase=Phase.LAUNCHING,
-        reason=Reason.INTENT_COMMITTED,
-        message=f"giving it to {machine.instance_id}, which is idle",
-        attempt=member.attempt,
-        detail={"launch": launch_id, "reuses": machine.instance_id, "number": machine.number},
-        changes={"attempt": member.attempt},
-    )
+    message = f"giving it to {machine.instance_id}, which is idle"
+    detail = {"launch": launch_id, "reuses": machine.instance_id, "number": machine.number}
+    return to_launching(member, message, detail, now_ms=now_ms)
 
 
 async def open_reuses(connection: AsyncConnection) -> list[Reuse]:
@@ -192,18 +190,9 @@ async def save_taken(connection: AsyncConnection, reuse: Reuse, *, now_ms: int) 
 
 
 def _booting(reuse: Reuse, member: Row[Any], now_ms: int) -> Move:
-    return Move(
-        member.id,
-        member.version,
-        Phase.LAUNCHING,
-        now_ms,
-        phase=Phase.BOOTING,
-        reason=Reason.LAUNCHED,
-        message=f"{reuse.instance_id}, used again",
-        attempt=member.attempt,
-        next_visit_at_ms=now_ms,
-        detail={"instance": reuse.instance_id, "number": reuse.number},
-    )
+    message = f"{reuse.instance_id}, used again"
+    detail = {"instance": reuse.instance_id, "number": reuse.number}
+    return to_booting(member, message, detail, now_ms=now_ms)
 
 
 async def save_refused(connection: AsyncConnection, reuse: Reuse, *, now_ms: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Column, Table
 
-from dstackd.store.queries import JOB_COLUMNS
+from dstackd.store.queries import JOB_COLUMNS, LISTED_COLUMNS
 from dstackd.store.tables import ATTEMPT, EVENT, MACHINE
 
 Properties = dict[str, dict[str, Any]]
@@ -23,8 +23,7 @@ def job_columns() -> Properties:
 
 def listed_columns() -> Properties:
     """A job as `list_jobs` returns it: without its spec, with what is known of its newest attempt."""
-    columns = [column for column in JOB_COLUMNS if column.name != "spec"]
-    return _properties(columns) | _joined(ATTEMPT, "market", "instance_type", "instance_id")
+    return _properties(LISTED_COLUMNS) | _joined(ATTEMPT, "market", "instance_type", "instance_id")
 
 
 def attempt_columns() -> Properties:

@@ -17,11 +17,10 @@ from dstackd.core.budget import IDLE_MARGIN_S, day_start_ms
 from dstackd.core.cost import BILLED_MIN_S
 from dstackd.core.scheduling import NOTHING, Holding, Usage
 from dstackd.spec.limits import REUSE_S_MAX
-from dstackd.store.idle import idle_and_free
+from dstackd.store.idle import HOUR_MS, idle_and_free, larger
 from dstackd.store.tables import ATTEMPT, JOB, LAUNCH, MACHINE
 
 MINUTE_MS = 60_000
-_HOUR_MS = 3_600_000.0
 
 
 async def read_usage(connection: AsyncConnection, *, bounds: Bounds, now_ms: int) -> Usage:
@@ -56,7 +55,7 @@ def _live(now_ms: int, day_ms: int | None) -> Select[Any]:
         reserved_usd = func.sum(
             case(
                 (MACHINE.c.gone_at_ms.is_not(None) | ATTEMPT.c.released_at_ms.is_not(None), 0.0),
-                else_=_larger(ATTEMPT.c.reserved_usd - billed_usd, 0.0),
+                else_=larger(ATTEMPT.c.reserved_usd - billed_usd, 0.0),
             )
         )
     statement = (
@@ -84,10 +83,10 @@ def _idle(now_ms: int, day_ms: int | None) -> Select[Any]:
     spent_usd: ColumnElement[Any] = literal(0.0)
     reserved_usd: ColumnElement[Any] = literal(0.0)
     if day_ms is not None:
-        since_ms = _larger(MACHINE.c.idle_since_ms, day_ms)
+        since_ms = larger(MACHINE.c.idle_since_ms, day_ms)
         left_ms = MACHINE.c.idle_until_ms + int(IDLE_MARGIN_S * 1000) - now_ms
-        spent_usd = func.sum(MACHINE.c.price_usd_h * _larger(now_ms - since_ms, 0) / _HOUR_MS)
-        reserved_usd = func.sum(MACHINE.c.price_usd_h * _larger(left_ms, 0) / _HOUR_MS)
+        spent_usd = func.sum(MACHINE.c.price_usd_h * larger(now_ms - since_ms, 0) / HOUR_MS)
+        reserved_usd = func.sum(MACHINE.c.price_usd_h * larger(left_ms, 0) / HOUR_MS)
     return (
         select(
             JOB.c.project,
@@ -134,20 +133,15 @@ def _launched(since_ms: int) -> Select[Any]:
 def _billed_usd(now_ms: int) -> ColumnElement[Any]:
     """`core.cost.machine_cost_usd` of an attempt that is not over, as the end of the attempt will count it."""
     until_ms = func.coalesce(ATTEMPT.c.released_at_ms, MACHINE.c.gone_at_ms, now_ms)
-    billed_ms = _larger(until_ms - ATTEMPT.c.launched_at_ms, BILLED_MIN_S * 1000)
-    age_ms = _larger(until_ms - MACHINE.c.launched_at_ms, BILLED_MIN_S * 1000)
-    before_ms = _larger(ATTEMPT.c.launched_at_ms - MACHINE.c.launched_at_ms, BILLED_MIN_S * 1000)
-    billed_ms = case((ATTEMPT.c.reused == 1, _larger(age_ms - before_ms, 0)), else_=billed_ms)
-    own_usd = ATTEMPT.c.price_usd_h * billed_ms / _HOUR_MS
+    billed_ms = larger(until_ms - ATTEMPT.c.launched_at_ms, BILLED_MIN_S * 1000)
+    age_ms = larger(until_ms - MACHINE.c.launched_at_ms, BILLED_MIN_S * 1000)
+    before_ms = larger(ATTEMPT.c.launched_at_ms - MACHINE.c.launched_at_ms, BILLED_MIN_S * 1000)
+    billed_ms = case((ATTEMPT.c.reused == 1, larger(age_ms - before_ms, 0)), else_=billed_ms)
+    own_usd = ATTEMPT.c.price_usd_h * billed_ms / HOUR_MS
     return ATTEMPT.c.cost_usd + case((ATTEMPT.c.launched_at_ms.is_(None), 0.0), else_=own_usd)
 
 
 def _since(day_ms: int, billed_usd: ColumnElement[Any]) -> ColumnElement[Any]:
     """A bill without what was due at midnight: the same before and after the attempt's end, which changes no sum."""
-    before_ms = _larger(day_ms - func.coalesce(ATTEMPT.c.launched_at_ms, day_ms), 0)
-    return _larger(billed_usd - ATTEMPT.c.price_usd_h * before_ms / _HOUR_MS, 0.0)
-
-
-def _larger(one: ColumnElement[Any], other: float) -> ColumnElement[Any]:
-    """The larger of two; SQLite and PostgreSQL have no function of the same name for it."""
-    return case((one > other, one), else_=other)
+    before_ms = larger(day_ms - func.coalesce(ATTEMPT.c.launched_at_ms, day_ms), 0)
+    return larger(billed_usd - ATTEMPT.c.price_usd_h * before_ms / HOUR_MS, 0.0)
