@@ -16,6 +16,8 @@ from dstackd.aws.session import open_clients
 from dstackd.clock import SystemClock
 from dstackd.local.cloud import LocalCloud, start_local_cloud
 from tests.aws.local_world import REGION, Admin, Ground, LocalWorld
+from tests.aws.simulated_world import SimulatedWorld
+from tests.aws.worlds import World
 
 NEVER_BOOTS_S = 3600.0
 """These tests want instances, not machines: nothing has to run in them."""
@@ -57,3 +59,12 @@ def local_world(ground: Ground) -> Iterator[LocalWorld]:
     """A fresh bucket and owner; afterwards the cloud has its capacity again."""
     yield LocalWorld(ground)
     ground.cloud.control.faults(capacity={}, log_scan_events=0, not_found_s=0.0)
+
+
+@pytest.fixture(params=["local", "simulated"])
+def world(request: pytest.FixtureRequest) -> World:
+    """Each implementation in turn."""
+    if request.param == "simulated":
+        return SimulatedWorld()
+    local: LocalWorld = request.getfixturevalue("local_world")
+    return local

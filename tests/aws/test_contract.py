@@ -11,20 +11,9 @@ from dstackd.core.instance import InstanceState, Market
 from dstackd.core.lifecycle import Rule, our_rules
 from dstackd.errors import BlockScope, CapacityShortage, LaunchOver, NotFound, PreconditionFailed
 from dstackd.ports import LogEvent, LogSource
-from tests.aws.local_world import LocalWorld
-from tests.aws.simulated_world import SimulatedWorld
 from tests.aws.worlds import World, a_request
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-
-@pytest.fixture(params=["local", "simulated"])
-def world(request: pytest.FixtureRequest) -> World:
-    """Each implementation in turn."""
-    if request.param == "simulated":
-        return SimulatedWorld()
-    local: LocalWorld = request.getfixturevalue("local_world")
-    return local
 
 
 async def test_a_batch_comes_in_launch_order_and_is_seen(world: World) -> None:

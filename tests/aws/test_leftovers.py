@@ -10,20 +10,9 @@ from dstackd.core.instance import InstanceState, Market
 from dstackd.core.orphan import RequestState
 from dstackd.errors import CapacityShortage
 from dstackd.protocol import TAG_OWNER
-from tests.aws.local_world import LocalWorld
-from tests.aws.simulated_world import SimulatedWorld
 from tests.aws.worlds import World, a_request
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-
-@pytest.fixture(params=["local", "simulated"])
-def world(request: pytest.FixtureRequest) -> World:
-    """Each implementation in turn."""
-    if request.param == "simulated":
-        return SimulatedWorld()
-    local: LocalWorld = request.getfixturevalue("local_world")
-    return local
 
 
 async def leave_one_open(world: World, launch_id: str) -> None:

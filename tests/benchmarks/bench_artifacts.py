@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,19 +42,24 @@ def measure() -> Iterator[Figure]:
         one, many = Path(folder, "one"), Path(folder, "many")
         _write(one, files=1, size_bytes=GIB)
         _write(many, files=1000, size_bytes=GIB // 1000)
-        server = subprocess.Popen(
-            [sys.executable, str(HERE / "discarding_s3.py")], stdout=subprocess.PIPE, text=True
-        )
-        try:
-            assert server.stdout is not None
-            url = f"http://127.0.0.1:{server.stdout.readline().strip()}"
+        with discarding_s3() as url:
             yield from _compare("1 GB in 1,000 files", many, url, ["s3", "sync", str(many), _S3])
             file = one / "0"
             yield from _compare("1 GB in one file", one, url, ["s3", "cp", str(file), f"{_S3}/0"])
             yield from _small_files(Path(folder, "small"), url)
+
+
+@contextmanager
+def discarding_s3() -> Iterator[str]:
+    """The URL of an S3 that reads and forgets, in a process of its own until the block ends."""
+    with subprocess.Popen(
+        [sys.executable, str(HERE / "discarding_s3.py")], stdout=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            assert server.stdout is not None
+            yield f"http://127.0.0.1:{server.stdout.readline().strip()}"
         finally:
             server.kill()
-            server.wait()
 
 
 _S3 = "s3://a-bucket/files"

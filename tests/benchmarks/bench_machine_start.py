@@ -7,7 +7,6 @@ instance itself is EC2's and not in it. A line says when it was written, so no l
 
 from __future__ import annotations
 
-import itertools
 import statistics
 import subprocess
 import sys
@@ -16,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from dstackd import protocol
 from dstackd.bootstrap.zipapp import build_runner, user_data
 from dstackd.launch_document import JobDocument
 from dstackd.local.cloud import LocalCloud, start_local_cloud
@@ -24,7 +22,7 @@ from dstackd.local.imds import MetadataServer
 from tests.benchmarks.figure import Figure
 from tests.bootstrap.launch import store_launch
 from tests.bootstrap.nspawn import booted, why_not
-from tests.runner.conftest import Project, a_job
+from tests.runner.conftest import Project, a_job, make_project
 from tests.runner.loopback import metadata
 
 RUNS = 9
@@ -32,7 +30,6 @@ RUNS_BOOTED = 3
 BAR_S = 1.0
 BAR_BYTES = 4_000_000
 COMMANDS = ("date +%s.%N",)
-_numbers = itertools.count(1)
 
 
 def measure() -> Iterator[Figure]:
@@ -65,10 +62,7 @@ def _starts(
 
 
 def _measure_one(cloud: LocalCloud, start: Callable[[Project, MetadataServer], float]) -> float:
-    project = Project(cloud, f"bench-{next(_numbers)}")
-    project.client("s3").create_bucket(Bucket=project.bucket)
-    for group in (protocol.job_log_group, protocol.runner_log_group):
-        project.client("logs").create_log_group(logGroupName=group(project.bucket))
+    project = make_project(cloud)
     job = a_job(*COMMANDS)
     server, _ = metadata(tags=store_launch(project, job))
     started_at = start(project, server)

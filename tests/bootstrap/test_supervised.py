@@ -133,7 +133,9 @@ umount {python}
 """
 
 
-@pytest.mark.skipif(not Path("/usr/bin/apt-get").exists(), reason="its place is Debian's")
+@pytest.mark.skipif(
+    not Path("/usr/bin/apt-get").exists(), reason="stands in for apt-get, where Debian has it"
+)
 def test_a_python_is_installed(begin: Begin, tmp_path: Path) -> None:
     """A machine without one asks its package manager, again when that was busy, and the job runs."""
     [python] = [path for path in pythons() if not path.endswith("config")][:1]

@@ -20,7 +20,7 @@ from dstackd.core.instance import InstanceState
 from dstackd.core.limits import Limits
 from dstackd.simulated.faults import Faults, Script
 from tests.builders import spec_json
-from tests.controllers.fuse import Crash, Fuse
+from tests.controllers.fuse import Fuse, is_crash
 from tests.controllers.installation import Installation
 
 LINES = 4
@@ -166,7 +166,7 @@ async def live(
         try:
             assert await world.daemon.one_round(order=order) == []
         except BaseException as error:
-            if not _is_crash(error):
+            if not is_crash(error):
                 raise
             world.restart()
             world.clock.advance(away_s)
@@ -188,12 +188,6 @@ def at_most_one_runs(world: Installation) -> None:
         if machine.commands_run and machine.job is not None
     )
     assert all(count == 1 for count in running.values()), running
-
-
-def _is_crash(error: BaseException) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return all(_is_crash(each) for each in error.exceptions)
-    return isinstance(error, Crash)
 
 
 def _leftovers(world: Installation) -> list[object]:

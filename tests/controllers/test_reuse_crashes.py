@@ -13,7 +13,7 @@ import pytest
 from dstackd import protocol
 from dstackd.simulated.faults import Script
 from tests.builders import spec_json
-from tests.controllers.fuse import Crash, Fuse
+from tests.controllers.fuse import Fuse, is_crash
 from tests.controllers.installation import Installation
 from tests.controllers.reusing import (
     LINES,
@@ -96,7 +96,7 @@ async def live(
         try:
             assert await world.daemon.one_round(order=order) == []
         except BaseException as error:
-            if not _is_crash(error):
+            if not is_crash(error):
                 raise
             world.restart()
             world.clock.advance(away_s)
@@ -110,12 +110,6 @@ async def live(
         world.clock.advance(ROUND_S)
     rows = world.sql("SELECT id, phase, message FROM job")
     raise AssertionError(f"never ended: {rows}, left over: {leftovers(world)}")
-
-
-def _is_crash(error: BaseException) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return all(_is_crash(each) for each in error.exceptions)
-    return isinstance(error, Crash)
 
 
 def check(world: Installation, scenario: Scenario, *, exactly: bool) -> None:

@@ -16,16 +16,17 @@ import pytest
 from dstackd import artifact_manifest, protocol
 from dstackd.artifact_manifest import Manifest
 from dstackd.local import processes
-from tests.end_to_end.installation import BUCKET, Installation, wait_until
+from tests.end_to_end.installation import BUCKET, Installation, installation, wait_until
 
 EVER = 10**9
+WAITS = "while [ ! -e {go} ]; do sleep 0.05; done"
 S3_OPERATIONS = (
     *("GetObject", "HeadObject", "PutObject", "DeleteObject", "DeleteObjects", "ListObjectsV2"),
     *("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "AbortMultipartUpload"),
 )
 LOG_OPERATIONS = ("CreateLogStream", "PutLogEvents", "FilterLogEvents")
 
-needs_root = pytest.mark.skipif(os.getuid() != 0, reason="mounts file systems")
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root may mount a small disk")
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,9 @@ def wait_for_attempt(site: Installation, job_id: str, number: int, column: str) 
     """Wait until the attempt has something in this column."""
     wait_until(
         lambda: attempt_of(site, job_id, number).get(column) not in (None, ""),
-        what=lambda: f"{column} of {attempt_of(site, job_id, number)}; {site.job(job_id)}",
+        what=lambda: (
+            f"{column} of {attempt_of(site, job_id, number)}; {site.job(job_id)}; {site.log()[-2000:]}"
+        ),
     )
     return attempt_of(site, job_id, number)
 
@@ -168,6 +171,26 @@ def small_disk(folder: Path, *, size: str) -> Iterator[None]:
     finally:
         # Lazily: a process that ends just now may still be in it.
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(path: Path) -> None:
+    """Write until the disk is full."""
+    with path.open("wb", buffering=0) as file:
+        while True:
+            try:
+                file.write(bytes(4096))
+            except OSError:
+                return
+
+
+@contextmanager
+def impatient_installation() -> Iterator[Installation]:
+    """A running installation that does not wait long for lines that will never come."""
+    with installation() as made:
+        with made.config.open("a") as config:
+            config.write("\n[limits]\nlogs_wait_s = 3\n")
+        made.start_daemon()
+        yield made
 
 
 def next_home(site: Installation, before: set[str]) -> Path:

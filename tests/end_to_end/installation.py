@@ -198,13 +198,17 @@ class Installation:
 @contextlib.contextmanager
 def installation() -> Iterator[Installation]:
     """A fresh one; all its processes end with the block."""
+    with a_cloud() as (folder, cloud), Installation(folder, cloud) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def a_cloud() -> Iterator[tuple[Path, LocalCloud]]:
+    """A folder for an installation, and a cloud beside it. The name is short: so are those of Unix sockets."""
     folder = Path(tempfile.mkdtemp(prefix="dstackd-"))
     try:
-        with (
-            start_local_cloud(folder / "cloud") as cloud,
-            Installation(folder / ".dstackd-dev", cloud) as made,
-        ):
-            yield made
+        with start_local_cloud(folder / "cloud") as cloud:
+            yield folder / ".dstackd-dev", cloud
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from dstackd import protocol
+from tests.end_to_end.hostility import machine_of
 from tests.end_to_end.installation import BUCKET, Installation, installation, wait_until
 from tests.end_to_end.secret_search import findings
 from tests.runner import engines, small_registry
@@ -115,9 +115,9 @@ def test_a_whole_life_in_a_container(place: Place) -> None:
             "KEY": "${{ secrets.KEY }}",
             "ESCAPED": "$${{ secrets.TOKEN }}",
         },
-        working_dir="deep/work",
+        working_dir="deep/inner",
         resources={"shm_size": "48MB"},
-        artifacts=["deep/work/out.txt"],
+        artifacts=["deep/inner/out.txt"],
     )
     job = site.wait_for(job_id)
 
@@ -129,11 +129,11 @@ def test_a_whole_life_in_a_container(place: Place) -> None:
     assert out[4:] == [
         f"{length} ${{{{ secrets.TOKEN }}}}",
         "size=49152k",
-        "deep/work /root",
+        "deep/inner /root",
     ]
     assert err[:4] == ["***"] * 4
     site.run("artifacts", "pull", job_id, str(site.folder / f"pulled-{place.rig.name}"))
-    kept = site.folder / f"pulled-{place.rig.name}" / "deep" / "work" / "out.txt"
+    kept = site.folder / f"pulled-{place.rig.name}" / "deep" / "inner" / "out.txt"
     assert kept.read_text() == "kept\n"
     assert machines_gone(place)
 
@@ -200,34 +200,17 @@ def test_a_machine_takes_its_container_along(place: Place, killed: str) -> None:
     site.cloud.control.faults(terminate_grace_s=1.0)
     job_id = site.insert({"image": image, "retry": False})
     place.wait_for_line(job_id, "up")
-    ((instance_id,),) = site.sql("SELECT instance_id FROM attempt WHERE job_id = ?", job_id)
-    machine = site.cloud.control.machine(instance_id)
+    machine = machine_of(site, job_id)
     if killed == "instance":
-        site.client("ec2").terminate_instances(InstanceIds=[instance_id])
-    elif killed == "player":
-        assert machine["pid"] is not None
-        os.kill(machine["pid"], signal.SIGKILL)
+        site.client("ec2").terminate_instances(InstanceIds=[machine.instance_id])
     else:
-        os.kill(runner_of(Path(machine["directory"])), signal.SIGKILL)
+        os.kill(machine.player if killed == "player" else machine.runner, signal.SIGKILL)
     # Not for the job's end: its log is waited for.
     wait_until(
-        lambda: instance_id not in site.live_machines(),
-        what=lambda: f"the machine's end; {site.cloud.control.machine(instance_id)}",
+        lambda: machine.instance_id not in site.live_machines(),
+        what=lambda: f"the machine's end; {site.cloud.control.machine(machine.instance_id)}",
     )
     assert place.rig.containers() == []
-
-
-def runner_of(directory: Path) -> int:
-    """The process that runs the machine's zipapp."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            arguments = (entry / "cmdline").read_bytes().split(b"\0")
-            if (
-                b"python" in arguments[0]
-                and f"{directory}/dstackd/runner.pyz".encode() in arguments
-            ):
-                return int(entry.name)
-    raise LookupError(directory)
 
 
 @pytest.mark.parametrize("secret", [False, True])
@@ -253,8 +236,7 @@ def test_a_registry_with_a_login(place: Place) -> None:
     """
     site, logins = place.site, (("me", TOKEN),)
     with small_registry.registry(engines.busybox_tree(), logins=logins) as registry:
-        settings = f'[[registry]]\nlocation = "{registry.host}"\ninsecure = true\n'
-        (place.rig.folder / "registries.conf").write_text(settings)
+        place.rig.trust(registry.host)
         auth = {"username": "me", "password": "${{ secrets.TOKEN }}"}
         allowed = place.insert("echo in", image=registry.image, registry_auth=auth)
         refused = place.insert("echo in", image=registry.image)
@@ -271,8 +253,7 @@ def test_a_cancel_ends_a_pull(place: Place) -> None:
     """A registry in trouble is asked again and again; the job that waits for it is cancelled at once."""
     with small_registry.registry(engines.busybox_tree()) as registry:
         registry.refusals = [503] * 1000
-        settings = f'[[registry]]\nlocation = "{registry.host}"\ninsecure = true\n'
-        (place.rig.folder / "registries.conf").write_text(settings)
+        place.rig.trust(registry.host)
         job_id = place.insert("echo never", image=registry.image)
         wait_until(lambda: registry.asked != [], what=lambda: f"a pull; {place.site.job(job_id)}")
         place.site.run("stop", job_id)

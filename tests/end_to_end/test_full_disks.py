@@ -13,10 +13,19 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end import hostility
-from tests.end_to_end.hostility import attempt_of, log_of, needs_root, next_home, sealed, small_disk
-from tests.end_to_end.installation import Installation, installation, wait_until
+from tests.end_to_end.hostility import (
+    WAITS,
+    attempt_of,
+    fill,
+    impatient_installation,
+    log_of,
+    needs_root,
+    next_home,
+    sealed,
+    small_disk,
+)
+from tests.end_to_end.installation import Installation, wait_until
 
-WAITS = "while [ ! -e {go} ]; do sleep 0.05; done"
 LAST = 40_100
 BOOT_DELAY_S = 1.0
 """Enough to prepare the machine's home before its machine starts."""
@@ -24,11 +33,7 @@ BOOT_DELAY_S = 1.0
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Installation]:
-    """A running installation that does not wait long for lines that will never come."""
-    with installation() as made:
-        with made.config.open("a") as config:
-            config.write("\n[limits]\nlogs_wait_s = 3\n")
-        made.start_daemon()
+    with impatient_installation() as made:
         yield made
 
 
@@ -129,16 +134,6 @@ def test_a_full_disk_on_the_control_host(site: Installation) -> None:
         assert log_of(site, job_id) == [str(n) for n in range(1, 10001)]
         assert (job["phase"], job["exit_code"]) == ("succeeded", 0)
     hostility.wait_until_gone(site)
-
-
-def fill(path: Path) -> None:
-    """Write until the disk is full."""
-    with path.open("wb", buffering=0) as file:
-        while True:
-            try:
-                file.write(bytes(4096))
-            except OSError:
-                return
 
 
 WRONG_CLOCK = """#!/bin/sh

@@ -11,20 +11,23 @@ import pytest
 
 from dstackd import protocol
 from tests.end_to_end import hostility
-from tests.end_to_end.hostility import attempt_of, log_of, machine_of, sealed, wait_for_attempt
-from tests.end_to_end.installation import Installation, installation, wait_until
+from tests.end_to_end.hostility import (
+    WAITS,
+    attempt_of,
+    impatient_installation,
+    log_of,
+    machine_of,
+    sealed,
+    wait_for_attempt,
+)
+from tests.end_to_end.installation import Installation, wait_until
 
-pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks into /proc")
-WAITS = "while [ ! -e {go} ]; do sleep 0.05; done"
+pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
 
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Installation]:
-    """A running installation that does not wait long for lines that will never come."""
-    with installation() as made:
-        with made.config.open("a") as config:
-            config.write("\n[limits]\nlogs_wait_s = 3\n")
-        made.start_daemon()
+    with impatient_installation() as made:
         yield made
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.end_to_end.hostility import attempt_of, wait_for_attempt
 from tests.end_to_end.installation import Installation, wait_until
 
 WORKS_ONCE_TAKEN = (
@@ -31,12 +32,6 @@ def held(site: Installation, instance_id: str) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-def attempt_of(site: Installation, job_id: str, number: int, column: str) -> object:
-    """A column of an attempt; None when there is no such attempt."""
-    rows = site.sql(f"SELECT {column} FROM attempt WHERE job_id = ? AND number = ?", job_id, number)
-    return rows[0][0] if rows else None
-
-
 @pytest.mark.timeout(120)
 def test_the_next_attempt_does_not_wait_for_the_old_machine(site: Installation) -> None:
     """The old machine has said its last word and is still there: the new one is launched, and runs."""
@@ -50,24 +45,18 @@ def test_the_next_attempt_does_not_wait_for_the_old_machine(site: Installation) 
     )
     site.wait_for(job_id, "running")
     wait_until(lambda: "up" in site.run("logs", job_id), what=lambda: "the first line")
-    old = str(attempt_of(site, job_id, 1, "instance_id"))
+    old = str(attempt_of(site, job_id)["instance_id"])
     site.cloud.control.reclaim(old, notice_s=60.0)
-    wait_until(
-        lambda: attempt_of(site, job_id, 1, "notice_at_ms") is not None,
-        what=lambda: f"the notice; {site.job(job_id)}",
-    )
+    wait_for_attempt(site, job_id, 1, "notice_at_ms")
     with held(site, old):
-        wait_until(
-            lambda: attempt_of(site, job_id, 2, "started_at_ms") is not None,
-            what=lambda: f"the second attempt; {site.job(job_id)}; {site.log()[-2000:]}",
-        )
+        wait_for_attempt(site, job_id, 2, "started_at_ms")
         assert site.cloud.control.machine(old)["state"] in {"running", "shutting-down"}
         assert site.job(job_id)["attempt"] == 2
     job = site.wait_for(job_id)
 
     assert (job["phase"], job["exit_code"]) == ("succeeded", 0)
-    assert attempt_of(site, job_id, 1, "outcome") == "interrupted"
-    assert attempt_of(site, job_id, 1, "seal_verdict") == "partial"
+    assert attempt_of(site, job_id)["outcome"] == "interrupted"
+    assert attempt_of(site, job_id)["seal_verdict"] == "partial"
     assert old not in site.live_machines()
     moves = site.sql(
         "SELECT phase_from, phase_to FROM event WHERE job_id = ? AND attempt = 1 AND phase_to = 'queued'",
@@ -89,11 +78,8 @@ def test_a_recommendation_is_told_and_the_job_goes_on(site: Installation) -> Non
         {"commands": [f"while [ ! -e {go} ]; do sleep 0.1; done"], "spot_policy": "spot"}
     )
     site.wait_for(job_id, "running")
-    site.cloud.control.rebalance(str(attempt_of(site, job_id, 1, "instance_id")))
-    wait_until(
-        lambda: attempt_of(site, job_id, 1, "rebalance_at_ms") is not None,
-        what=lambda: f"the recommendation; {site.job(job_id)}",
-    )
+    site.cloud.control.rebalance(str(attempt_of(site, job_id)["instance_id"]))
+    wait_for_attempt(site, job_id, 1, "rebalance_at_ms")
     go.touch()
 
     assert site.wait_for(job_id)["phase"] == "succeeded"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dstackd import artifact_manifest, protocol
+from tests.end_to_end.hostility import sealed, wait_until_gone
 from tests.end_to_end.installation import BUCKET, Installation, installation, wait_until
 
 JOBS = 20
@@ -31,15 +32,11 @@ def test_twenty_machines_end_without_a_daemon() -> None:
             what=lambda: f"{JOBS} machines; {site.log()[-2000:]}",
         )
         site.end_daemon(signal.SIGKILL)
-        wait_until(
-            lambda: site.live_machines() == [], what=lambda: f"no machine: {site.live_machines()}"
-        )
+        wait_until_gone(site)
 
         assert lines_of(site) == Counter(dict.fromkeys(job_ids, LINES))
         for job_id in job_ids:
-            key = protocol.manifest_key(job_id, 1)
-            body = site.client("s3").get_object(Bucket=BUCKET, Key=key)["Body"].read()
-            manifest = artifact_manifest.decode(body)
+            manifest = sealed(site, job_id)
             assert manifest.verdict == artifact_manifest.COMPLETE
             assert [file.path for file in manifest.files] == ["out"]
         causes = Counter(event.fields[1] for event in inbox(site) if event.kind == protocol.EXITED)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,19 +17,11 @@ from tests.end_to_end.hostility import (
     wait_for_attempt,
     wait_until_gone,
 )
-from tests.end_to_end.installation import Installation, installation, wait_until
+from tests.end_to_end.installation import Installation, wait_until
 
 LINES = 50
 REFUSED_S = 30.0
 HANGS_UP = 0
-
-
-@pytest.fixture(scope="module")
-def site() -> Iterator[Installation]:
-    """A running installation."""
-    with installation() as made:
-        made.start_daemon()
-        yield made
 
 
 def job(go: Path) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""One local cloud for the whole folder, buckets in it, and machines that run the real runner."""
+"""One local cloud for the whole folder, buckets in it, and machines that run the real runner; what single parts of it need."""
 
 from __future__ import annotations
 
@@ -22,9 +22,18 @@ from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 from dstackd import artifact_manifest, launch_document, protocol
 from dstackd.artifact_manifest import Manifest
 from dstackd.bootstrap.zipapp import build_runner, user_data
-from dstackd.launch_document import ArtifactDocument, JobDocument, LaunchDocument
+from dstackd.launch_document import (
+    SILENCE_TIMEOUT_S,
+    ArtifactDocument,
+    JobDocument,
+    LaunchDocument,
+)
 from dstackd.local.cloud import LocalCloud, start_local_cloud
 from dstackd.protocol import InboxEvent, LogLine
+from dstackd.runner.s3 import Bucket
+from dstackd.runner.spool import Spool
+from tests.runner.loopback import credentials
+from tests.runner.small_s3 import SmallS3, bucket_of, small_s3, wait_for_uploads
 
 REGION = "us-east-1"
 PROFILE = "runner-tests"
@@ -90,6 +99,15 @@ class Project:
     def client(self, service_name: str) -> Any:  # noqa: ANN401 - boto3 has no types
         return make_client(service_name, self.cloud.endpoint_url)
 
+    def machines_bucket(self) -> Bucket:
+        """The bucket as a machine uses it."""
+        return Bucket(
+            self.bucket,
+            region=REGION,
+            credentials=credentials(),
+            endpoint_url=self.cloud.endpoint_url,
+        )
+
     def put(self, key: str, body: bytes) -> None:
         self.client("s3").put_object(Bucket=self.bucket, Key=key, Body=body)
 
@@ -112,6 +130,28 @@ class Project:
         self.put(protocol.input_key(digest), packed)
         return digest
 
+    def put_document(
+        self, launch_id: str, *jobs: JobDocument, silence_timeout_s: float = SILENCE_TIMEOUT_S
+    ) -> None:
+        """What the machines of a launch read first."""
+        document = LaunchDocument(
+            launch_id=launch_id,
+            bucket=self.bucket,
+            region=REGION,
+            jobs=jobs,
+            heartbeat_s=0.5,
+            watch_s=0.2,
+            log_flush_s=0.2,
+            silence_timeout_s=silence_timeout_s,
+        )
+        self.put(protocol.launch_key(launch_id), launch_document.encode(document))
+
+    def put_runner(self) -> str:
+        """Upload the runner; its digest."""
+        bundle = build_runner()
+        self.put(protocol.runner_key(bundle.sha256), bundle.content)
+        return bundle.sha256
+
     def launch(
         self,
         *jobs: JobDocument,
@@ -122,26 +162,16 @@ class Project:
     ) -> list[str]:
         """One RunInstances call for the jobs, by their indexes; instance ids in that order."""
         launch_id = f"launch-{next(_numbers)}"
-        content = document or launch_document.encode(
-            LaunchDocument(
-                launch_id=launch_id,
-                bucket=self.bucket,
-                region=REGION,
-                jobs=jobs,
-                heartbeat_s=0.5,
-                watch_s=0.2,
-                log_flush_s=0.2,
-                silence_timeout_s=silence_timeout_s,
-            )
-        )
-        self.put(protocol.launch_key(launch_id), content)
-        bundle = build_runner()
-        self.put(protocol.runner_key(bundle.sha256), bundle.content)
+        if document is None:
+            self.put_document(launch_id, *jobs, silence_timeout_s=silence_timeout_s)
+        else:
+            self.put(protocol.launch_key(launch_id), document)
+        built_sha256 = self.put_runner()
         tags = {
             protocol.TAG_BUCKET: self.bucket,
             protocol.TAG_OWNER: "tests",
             protocol.TAG_LAUNCH: launch_id,
-            protocol.TAG_RUNNER: runner_sha256 or bundle.sha256,
+            protocol.TAG_RUNNER: runner_sha256 or built_sha256,
         }
         return self._run_instances(tags, count=len(jobs), spot=spot)
 
@@ -279,3 +309,26 @@ def project(cloud: LocalCloud) -> Iterator[Project]:
     project = make_project(cloud)
     yield project
     terminate_left(project)
+
+
+@pytest.fixture
+def s3() -> Iterator[SmallS3]:
+    with small_s3() as running:
+        yield running
+
+
+@pytest.fixture
+def bucket(s3: SmallS3) -> Iterator[Bucket]:
+    """A machine's, in the small S3; closed when the uploads that a test gave up have ended."""
+    bucket = bucket_of(s3)
+    yield bucket
+    s3.slow_s = 0.0
+    wait_for_uploads()
+    bucket.close()
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    spool = Spool(str(tmp_path / "spool"))
+    yield spool
+    spool.close()

@@ -26,10 +26,7 @@ ENGINES = [PODMAN, DOCKER]
 
 def open_rig(name: str, factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """For a fixture: an engine with two images, which has no container left in the end."""
-    if engines.missing(name):
-        pytest.skip(engines.missing(name))
-    opened = {PODMAN: engines.podman, DOCKER: engines.docker}[name]
-    with opened(factory.mktemp(name)) as rig:
+    with engines.opened(name, factory.mktemp(name)) as rig:
         rig.make_image(BUSYBOX, engines.busybox_tree())
         rig.make_image(FULL, engines.full_tree())
         yield rig

@@ -62,6 +62,11 @@ class Rig:
         self.run("import", *options, "-", name, given=tree)
         return name
 
+    def trust(self, host: str) -> None:
+        """Let the engine ask this registry without TLS."""
+        settings = f'[[registry]]\nlocation = "{host}"\ninsecure = true\n'
+        (self.folder / "registries.conf").write_text(settings)
+
     def containers(self) -> list[str]:
         return self.run("ps", "--all", "--format", "{{.Names}} {{.Status}}").splitlines()
 
@@ -73,6 +78,13 @@ def missing(name: str) -> str:
     needed = ("podman",) if name == PODMAN else ("dockerd", "containerd", "docker")
     absent = [program for program in (*needed, "busybox") if shutil.which(program) is None]
     return f"needs {', '.join(absent)}" if absent else ""
+
+
+def opened(name: str, folder: Path) -> contextlib.AbstractContextManager[Rig]:
+    """The engine of this name, with all it has in the folder; skips the test where there can be none."""
+    if why := missing(name):
+        pytest.skip(why)
+    return {PODMAN: podman, DOCKER: docker}[name](folder)
 
 
 @contextlib.contextmanager

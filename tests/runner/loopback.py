@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeVar
 
 from typing_extensions import override
 
@@ -61,10 +61,43 @@ def credentials() -> InstanceCredentials:
     return InstanceCredentials(metadata()[1])
 
 
-class CloudWatch(ThreadingHTTPServer):
-    """CloudWatch Logs, write side, which refuses what AWS refuses (its API reference)."""
+class LoopbackServer(ThreadingHTTPServer):
+    """On a free port of 127.0.0.1."""
 
     daemon_threads = True
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Answering(BaseHTTPRequestHandler):
+    """One connection to such a server; it stays open, and nothing is printed."""
+
+    protocol_version = "HTTP/1.1"
+
+    @override
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+S = TypeVar("S", bound=LoopbackServer)
+
+
+@contextmanager
+def serving(server: S) -> Iterator[S]:
+    """Have it answer, in a thread, until the block ends."""
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class CloudWatch(LoopbackServer):
+    """CloudWatch Logs, write side, which refuses what AWS refuses (its API reference)."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Answerer)
@@ -74,10 +107,6 @@ class CloudWatch(ThreadingHTTPServer):
         """(status, code) of the next calls, before the normal behaviour goes on."""
         self.streams: dict[str, list[str]] = {}
         self.batches: list[int] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
 
     def answer(self, operation: str, asked: dict[str, Any]) -> tuple[int, str]:
         """The status and the error code."""
@@ -113,9 +142,8 @@ class CloudWatch(ThreadingHTTPServer):
         return 200, ""
 
 
-class _Answerer(BaseHTTPRequestHandler):
+class _Answerer(Answering):
     server: CloudWatch
-    protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
@@ -127,21 +155,9 @@ class _Answerer(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer)
 
-    @override
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
 
-
-@contextmanager
-def cloudwatch() -> Iterator[CloudWatch]:
-    server = CloudWatch()
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
+def cloudwatch() -> AbstractContextManager[CloudWatch]:
+    return serving(CloudWatch())
 
 
 @dataclass
@@ -163,10 +179,8 @@ class Asked:
     headers: dict[str, str]
 
 
-class ScriptedServer(ThreadingHTTPServer):
+class ScriptedServer(LoopbackServer):
     """Gives the answers it was given, then `always`: 200 without a body."""
-
-    daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Reciter)
@@ -175,14 +189,9 @@ class ScriptedServer(ThreadingHTTPServer):
         self.asked: list[Asked] = []
         self.connections = 0
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
 
-
-class _Reciter(BaseHTTPRequestHandler):
+class _Reciter(Answering):
     server: ScriptedServer
-    protocol_version = "HTTP/1.1"
 
     @override
     def setup(self) -> None:
@@ -204,18 +213,6 @@ class _Reciter(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_POST = _recite  # noqa: N815 - http.server's names
 
-    @override
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
 
-
-@contextmanager
-def scripted() -> Iterator[ScriptedServer]:
-    server = ScriptedServer()
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
+def scripted() -> AbstractContextManager[ScriptedServer]:
+    return serving(ScriptedServer())

@@ -7,12 +7,9 @@ import gzip
 import hashlib
 import json
 import platform
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import AbstractContextManager
 
-from typing_extensions import override
+from tests.runner.loopback import Answering, LoopbackServer, serving
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 _ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -22,10 +19,8 @@ def _digest(content: bytes) -> str:
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
-class Registry(ThreadingHTTPServer):
+class Registry(LoopbackServer):
     """Serves `path:1`, and by its digest; `logins`: empty is for everybody."""
-
-    daemon_threads = True
 
     def __init__(self, tree: bytes, *, path: str, logins: tuple[tuple[str, str], ...]) -> None:
         super().__init__(("127.0.0.1", 0), _Answerer)
@@ -88,11 +83,10 @@ def _part(content: bytes, kind: str) -> dict[str, object]:
     return {"mediaType": kind, "size": len(content), "digest": _digest(content)}
 
 
-class _Answerer(BaseHTTPRequestHandler):
+class _Answerer(Answering):
     server: Registry
-    protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:
+    def _serve(self) -> None:
         status, kind, body = self.server.answer(self.path, self.headers.get("authorization", ""))
         self.send_response(status)
         self.send_header("docker-distribution-api-version", "registry/2.0")
@@ -106,23 +100,11 @@ class _Answerer(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(body)
 
-    do_HEAD = do_GET  # noqa: N815 - http.server's name
-
-    @override
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
+    do_GET = do_HEAD = _serve  # noqa: N815 - http.server's names
 
 
-@contextmanager
 def registry(
     tree: bytes, *, path: str = "team/tool", logins: tuple[tuple[str, str], ...] = ()
-) -> Iterator[Registry]:
+) -> AbstractContextManager[Registry]:
     """Starts it, and ends it."""
-    server = Registry(tree, path=path, logins=logins)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
+    return serving(Registry(tree, path=path, logins=logins))

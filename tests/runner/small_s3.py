@@ -10,15 +10,17 @@ import itertools
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, quote_plus, unquote, urlsplit
 
-from typing_extensions import override
+from dstackd.runner.s3 import Bucket
+from tests.runner.loopback import Answering, LoopbackServer, credentials, serving
 
 PAGE_KEYS = 1000
+NAME = "b"
+"""The machine's own bucket."""
 
 
 @dataclass
@@ -61,10 +63,8 @@ class Asked:
     body: bytes
 
 
-class SmallS3(ThreadingHTTPServer):
+class SmallS3(LoopbackServer):
     """`objects` by bucket and key. `regions`: buckets of other regions, with the region."""
-
-    daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Answerer)
@@ -84,10 +84,6 @@ class SmallS3(ThreadingHTTPServer):
         self.slow_s = 0.0
         self._sleep = threading.Event()
         self._numbers = itertools.count(1)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
 
     def keys(self, bucket: str) -> list[str]:
         return [key for name, key in self.objects if name == bucket]
@@ -198,9 +194,8 @@ def an_error(code: str, status: int, headers: Mapping[str, str] | None = None) -
     return Answer(status, body, headers or {})
 
 
-class _Answerer(BaseHTTPRequestHandler):
+class _Answerer(Answering):
     server: SmallS3
-    protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
     def _serve(self) -> None:
@@ -223,10 +218,6 @@ class _Answerer(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve  # noqa: N815 - http.server's names
 
-    @override
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
-
 
 def wait_for_uploads(deadline_s: float = 20.0) -> None:
     """Until threads that an upload gave up on have ended, and with them their connections."""
@@ -237,13 +228,10 @@ def wait_for_uploads(deadline_s: float = 20.0) -> None:
         time.sleep(0.01)
 
 
-@contextmanager
-def small_s3() -> Iterator[SmallS3]:
-    server = SmallS3()
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
+def small_s3() -> AbstractContextManager[SmallS3]:
+    return serving(SmallS3())
+
+
+def bucket_of(server: SmallS3) -> Bucket:
+    """The machine's own bucket there."""
+    return Bucket(NAME, region="r", credentials=credentials(), endpoint_url=server.url)

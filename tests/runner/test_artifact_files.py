@@ -7,7 +7,6 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,25 +23,8 @@ from dstackd.runner.opening import is_being_written, opened_inside
 from dstackd.runner.s3 import Bucket
 from dstackd.runner.sealing import Sealed, seal
 from tests.runner.conftest import a_job
-from tests.runner.loopback import credentials
-from tests.runner.small_s3 import SmallS3, an_error, small_s3, wait_for_uploads
-
-NAME = "b"
-
-
-@pytest.fixture
-def s3() -> Iterator[SmallS3]:
-    with small_s3() as running:
-        yield running
-
-
-@pytest.fixture
-def bucket(s3: SmallS3) -> Iterator[Bucket]:
-    bucket = Bucket(NAME, region="r", credentials=credentials(), endpoint_url=s3.url)
-    yield bucket
-    s3.slow_s = 0.0
-    wait_for_uploads()
-    bucket.close()
+from tests.runner.small_s3 import NAME, SmallS3, an_error
+from tests.runner.test_trees import make_deep
 
 
 @pytest.fixture
@@ -151,24 +133,12 @@ def test_folders_deeper_than_pythons_stack(folder: Path) -> None:
     """Found as far as the kernel takes their path; the rest is said."""
     (folder / "out" / "file").write_text("x")
     try:
-        _make_deep(folder / "out", levels=1500)
+        make_deep(folder / "out", name="d")
         found = collect(str(folder), ["out"])
     finally:
         subprocess.run(["rm", "-rf", str(folder / "out")], check=True)
     assert {file.path.rpartition("/")[2] for file in found.files} == {"file"}
     assert len(found.files) + len(found.lost) == 2
-
-
-def _make_deep(folder: Path, *, levels: int) -> None:
-    """Folders in folders, the innermost with a file."""
-    fd = os.open(folder, os.O_RDONLY)
-    for _ in range(levels):
-        os.mkdir("d", dir_fd=fd)
-        inner = os.open("d", os.O_RDONLY, dir_fd=fd)
-        os.close(fd)
-        fd = inner
-    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
-    os.close(fd)
 
 
 def test_links_cannot_make_the_walk_endless(folder: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +23,9 @@ from dstackd.runner.s3 import Bucket
 from dstackd.runner.sealing import seal
 from dstackd.runner.upload import Terms
 from tests.runner.conftest import a_job, wait_until
-from tests.runner.loopback import credentials
-from tests.runner.small_s3 import Answer, SmallS3, small_s3, wait_for_uploads
+from tests.runner.small_s3 import NAME, Answer, SmallS3, bucket_of, small_s3
 
 AT_ONCE = Terms(threads=2, patience_s=0.0, settled_s=1e-9)
-NAME = "b"
-
-
-@pytest.fixture
-def s3() -> Iterator[SmallS3]:
-    with small_s3() as running:
-        yield running
-
-
-@pytest.fixture
-def bucket(s3: SmallS3) -> Iterator[Bucket]:
-    bucket = Bucket(NAME, region="r", credentials=credentials(), endpoint_url=s3.url)
-    yield bucket
-    s3.slow_s = 0.0
-    wait_for_uploads()
-    bucket.close()
 
 
 def a_rounds_job(*paths: str, **fields: Any) -> JobDocument:  # noqa: ANN401 - as JobDocument
@@ -141,7 +123,7 @@ def test_a_machine_may_die_at_any_request(  # noqa: PLR0917 - hypothesis gives t
     disk = Disk(tmp_path / "job")
     job = a_rounds_job("out")
     with small_s3() as s3:
-        bucket = Bucket(NAME, region="r", credentials=credentials(), endpoint_url=s3.url)
+        bucket = bucket_of(s3)
         s3.dies_at, s3.executes_the_last = dies_at, executed
         rounds = rounds_of(job, disk.folder, bucket)
         for changes in steps:

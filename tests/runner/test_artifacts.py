@@ -20,18 +20,12 @@ from dstackd.runner.inputs import restore_attempt
 from dstackd.runner.journal import Journal
 from dstackd.runner.s3 import Bucket
 from dstackd.runner.sealing import Sealed, seal
-from tests.runner.conftest import REGION, Project, a_job
-from tests.runner.loopback import credentials
+from tests.runner.conftest import Project, a_job
 
 
 @pytest.fixture
 def bucket(project: Project) -> Iterator[Bucket]:
-    bucket = Bucket(
-        project.bucket,
-        region=REGION,
-        credentials=credentials(),
-        endpoint_url=project.cloud.endpoint_url,
-    )
+    bucket = project.machines_bucket()
     yield bucket
     bucket.close()
 

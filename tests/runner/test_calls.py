@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dstackd import protocol
 from dstackd.runner.credentials import InstanceCredentials
-from dstackd.runner.download import WrongDigest, download
+from dstackd.runner.download import Download, Wanted, WrongDigest
 from dstackd.runner.errors import AwsError, Unreachable
 from dstackd.runner.identity import read_identity
 from dstackd.runner.imds import Imds
@@ -129,7 +129,7 @@ def test_a_download_cut_short_begins_again(
 ) -> None:
     """What came before the cut is not in the file."""
     server.answers = [Canned(body=CONTENT, cut=True), Canned(body=CONTENT)]
-    download(bucket, "k", str(tmp_path / "file"), sha256=DIGEST, mode=0o640)
+    Download(bucket).fetch([Wanted("k", str(tmp_path / "file"), sha256=DIGEST, mode=0o640)])
     assert (tmp_path / "file").read_bytes() == CONTENT
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
@@ -140,7 +140,7 @@ def test_a_wrong_digest_leaves_nothing(
     """Neither the file nor a part of it."""
     server.answers = [Canned(body=b"other")]
     with pytest.raises(WrongDigest):
-        download(bucket, "k", str(tmp_path / "file"), sha256=DIGEST)
+        Download(bucket).fetch([Wanted("k", str(tmp_path / "file"), sha256=DIGEST)])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,7 +11,7 @@ import pytest
 from dstackd import protocol
 from dstackd.launch_document import PERMISSIONS_MACHINE, InputDocument, JobDocument
 from dstackd.local.cloud import LocalCloud, start_local_cloud
-from tests.runner.conftest import Project, a_job, make_profile, make_project, terminate_left
+from tests.runner.conftest import Project, a_job, make_profile
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a job as another user")
 
@@ -27,13 +27,6 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
         with start_local_cloud(folder / "cloud") as running:
             make_profile(running)
             yield running
-
-
-@pytest.fixture
-def project(cloud: LocalCloud) -> Iterator[Project]:
-    project = make_project(cloud)
-    yield project
-    terminate_left(project)
 
 
 def lived(project: Project, job: JobDocument) -> tuple[tuple[str, ...], list[str]]:

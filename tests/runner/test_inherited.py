@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,27 +24,10 @@ from dstackd.runner.s3 import Bucket
 from dstackd.runner.sealing import Sealed, seal
 from dstackd.runner.upload import Terms, Uploader
 from tests.runner.conftest import a_job
-from tests.runner.loopback import credentials
-from tests.runner.small_s3 import SmallS3, small_s3, wait_for_uploads
+from tests.runner.small_s3 import NAME, SmallS3, bucket_of, small_s3, wait_for_uploads
 
-NAME = "b"
 SETTLING = Terms(threads=2, patience_s=0.0, settled_s=60.0)
 """Whatever a test has written is still fresh."""
-
-
-@pytest.fixture
-def s3() -> Iterator[SmallS3]:
-    with small_s3() as running:
-        yield running
-
-
-@pytest.fixture
-def bucket(s3: SmallS3) -> Iterator[Bucket]:
-    bucket = Bucket(NAME, region="r", credentials=credentials(), endpoint_url=s3.url)
-    yield bucket
-    s3.slow_s = 0.0
-    wait_for_uploads()
-    bucket.close()
 
 
 class Attempt:
@@ -187,7 +169,7 @@ def test_a_chain_of_attempts_loses_nothing(
     at_once = Terms(threads=2, patience_s=0.0, settled_s=1e-9)
     expected: dict[str, bytes] = {}
     with small_s3() as s3:
-        bucket = Bucket(NAME, region="r", credentials=credentials(), endpoint_url=s3.url)
+        bucket = bucket_of(s3)
         for number, (written, is_sealed) in enumerate(chain, start=1):
             attempt = Attempt(number, root, bucket, at_once)
             assert attempt.files() == expected

@@ -4,10 +4,8 @@ computer has.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ import pytest
 
 from dstackd.launch_document import JobDocument
 from dstackd.runner import job as job_module
-from dstackd.runner import records
 from dstackd.runner.account import Account, own_account
 from dstackd.runner.job import Outcome, RunningJob, job_environment, signal_name
 from dstackd.runner.job_log import JobLog
@@ -24,6 +21,7 @@ from dstackd.runner.spool import Spool
 from dstackd.runner.stopping import StopSwitch
 from tests.runner.conftest import a_job, wait_until
 from tests.runner.enclosures import KINDS, direct, is_alive
+from tests.runner.engines import spooled_texts
 
 
 @dataclass
@@ -55,11 +53,7 @@ class Bench:
         return outcome, self.output()
 
     def output(self) -> list[str]:
-        lines = []
-        while (record := self.spool.read()) is not None:
-            events = json.loads(b"[%s]" % records.decode(record).body)
-            lines += [json.loads(event["message"])["log"] for event in events]
-        return lines
+        return spooled_texts(self.spool)
 
     def wait_for_file(self, name: str) -> str:
         path = self.folder / name
@@ -78,10 +72,8 @@ def environment(job: JobDocument, folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(params=KINDS)
-def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
-    spool = Spool(str(tmp_path / "spool"))
-    yield Bench(tmp_path, spool, request.param)
-    spool.close()
+def bench(tmp_path: Path, spool: Spool, request: pytest.FixtureRequest) -> Bench:
+    return Bench(tmp_path, spool, request.param)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +160,7 @@ def test_a_job_learns_what_was_restored() -> None:
         job_dir="/job",
         account=account,
         previous_attempt=2,
-        environ={"TMPDIR": "/root/tmp"},
+        environ={"TMPDIR": "/somewhere/tmp"},
     )
     assert seen["DSTACKD_PREVIOUS_ATTEMPT"] == "2"
     assert seen["DSTACKD_PREVIOUS_ATTEMPT_DIR"] == "/job"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -21,13 +21,6 @@ from dstackd.runner.stopping import StopSwitch
 from tests.runner.conftest import a_job, wait_until
 from tests.runner.enclosures import DESCENDANTS, direct, processes
 from tests.runner.test_threads import FailingLog, Fails
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    spool = Spool(str(tmp_path / "spool"))
-    yield spool
-    spool.close()
 
 
 class Forgetful(Direct):

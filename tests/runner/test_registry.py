@@ -28,11 +28,7 @@ LOGIN = Login("me", PASSWORD)
 
 @pytest.fixture(scope="module", params=[PODMAN, DOCKER])
 def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    name: str = request.param
-    if engines.missing(name):
-        pytest.skip(engines.missing(name))
-    opened = {PODMAN: engines.podman, DOCKER: engines.docker}[name]
-    with opened(tmp_path_factory.mktemp(name)) as rig:
+    with engines.opened(request.param, tmp_path_factory.mktemp(request.param)) as rig:
         yield rig
 
 
@@ -40,8 +36,7 @@ def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def registry(rig: Rig) -> Iterator[Registry]:
     """One that knows `me` alone, and that the engine may ask without TLS."""
     with small_registry.registry(engines.busybox_tree(), logins=(("me", PASSWORD),)) as registry:
-        settings = f'[[registry]]\nlocation = "{registry.host}"\ninsecure = true\n'
-        (rig.folder / "registries.conf").write_text(settings)
+        rig.trust(registry.host)
         yield registry
 
 

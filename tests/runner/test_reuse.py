@@ -9,14 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from dstackd import launch_document, protocol
-from dstackd.launch_document import JobDocument, LaunchDocument
+from dstackd.launch_document import JobDocument
 from dstackd.protocol import InboxEvent
 from dstackd.runner.errors import AwsError, Unreachable
 from dstackd.runner.pace import Deadline
 from dstackd.runner.reuse import Decision, Decisions, Place, wait_for_job
 from dstackd.runner.s3 import Bucket
-from tests.runner.conftest import REGION, Project, a_job, kinds, wait_until
-from tests.runner.loopback import credentials
+from tests.runner.conftest import Project, a_job, kinds, wait_until
 
 INSTANCE = "i-0123456789abcdef0"
 KEY = protocol.reuse_key(INSTANCE, 1)
@@ -47,16 +46,6 @@ class Silent:
         raise Unreachable("no route")
 
 
-def bucket_of(project: Project) -> Bucket:
-    """The project's bucket as a machine uses it."""
-    return Bucket(
-        project.bucket,
-        region=REGION,
-        credentials=credentials(),
-        endpoint_url=project.cloud.endpoint_url,
-    )
-
-
 def a_decision(bucket: Decisions) -> Decision:
     """The first about the machine."""
     return Decision(bucket, instance_id=INSTANCE, number=1, say=print)
@@ -74,7 +63,7 @@ def waiting(
 def test_a_claim_is_found_while_it_waits(project: Project) -> None:
     """The daemon writes its claim, and the machine has its job at one of the next looks."""
     with ThreadPoolExecutor(1) as machine:
-        got = machine.submit(waiting, a_decision(bucket_of(project)), seconds=20)
+        got = machine.submit(waiting, a_decision(project.machines_bucket()), seconds=20)
         project.put(KEY, protocol.reuse_claim("launch-7", index=0))
         assert got.result(timeout=10) == Place("launch-7", 0)
 
@@ -82,7 +71,7 @@ def test_a_claim_is_found_while_it_waits(project: Project) -> None:
 def test_a_machine_that_nobody_needs_says_so(project: Project) -> None:
     """When its time is over it leaves, and the daemon reads that."""
     began_s = time.monotonic()
-    assert waiting(a_decision(bucket_of(project)), seconds=0.3) is None
+    assert waiting(a_decision(project.machines_bucket()), seconds=0.3) is None
     assert time.monotonic() - began_s >= 0.3
     assert protocol.read_reuse_claim(project.get(KEY)) is None
     assert project.get(KEY) == protocol.REUSE_LEAVE
@@ -91,20 +80,20 @@ def test_a_machine_that_nobody_needs_says_so(project: Project) -> None:
 def test_a_claim_that_was_first_is_taken_at_the_last_moment(project: Project) -> None:
     """The machine wants to leave and is refused: it takes the job."""
     project.put(KEY, protocol.reuse_claim("launch-7", index=3))
-    assert a_decision(bucket_of(project)).leave() == Place("launch-7", 3)
+    assert a_decision(project.machines_bucket()).leave() == Place("launch-7", 3)
     assert protocol.read_reuse_claim(project.get(KEY)) == ("launch-7", 3)
 
 
 def test_a_leave_whose_answer_was_lost_is_a_leave(project: Project) -> None:
     """The repeated write is refused by its own object: nobody has given the machine a job."""
-    assert a_decision(LosesAnswers(bucket_of(project))).leave() is None
+    assert a_decision(LosesAnswers(project.machines_bucket())).leave() is None
 
 
 def test_notice_ends_the_waiting(project: Project) -> None:
     """Whatever is left of its time, the machine leaves at once."""
     leaves = threading.Event()
     leaves.set()
-    assert waiting(a_decision(bucket_of(project)), seconds=3600, leaves=leaves) is None
+    assert waiting(a_decision(project.machines_bucket()), seconds=3600, leaves=leaves) is None
     assert project.get(KEY) == protocol.REUSE_LEAVE
 
 
@@ -116,7 +105,7 @@ def test_a_machine_that_cannot_learn_the_decision_runs_nothing() -> None:
 def test_what_makes_no_sense_is_no_job(project: Project) -> None:
     """Anybody may write into a bucket."""
     project.put(KEY, b"[1]")
-    assert waiting(a_decision(bucket_of(project)), seconds=0.2) is None
+    assert waiting(a_decision(project.machines_bucket()), seconds=0.2) is None
 
 
 def test_only_one_of_many_writers_decides(project: Project) -> None:
@@ -125,13 +114,13 @@ def test_only_one_of_many_writers_decides(project: Project) -> None:
     def claim(number: int) -> None:
         body = protocol.reuse_claim(f"launch-{number}", index=0)
         try:
-            bucket_of(project).put(KEY, body, patience_s=10, only_if_new=True)
+            project.machines_bucket().put(KEY, body, patience_s=10, only_if_new=True)
         except AwsError as error:
             assert error.status == 412  # noqa: PT017 - most of them are refused
 
     with ThreadPoolExecutor(8) as crowd:
         claims = [crowd.submit(claim, number) for number in range(10)]
-        leaves = [crowd.submit(a_decision(bucket_of(project)).leave) for _ in range(10)]
+        leaves = [crowd.submit(a_decision(project.machines_bucket()).leave) for _ in range(10)]
         for each in claims:
             each.result()
         results = {each.result() for each in leaves}
@@ -159,16 +148,7 @@ def test_a_stop_is_for_the_attempt_that_it_names(content: bytes, hears: bool) ->
 def hand_over(project: Project, job: JobDocument, *, instance_id: str, number: int = 1) -> None:
     """As the daemon gives an idle machine its next job."""
     launch_id = f"reuse-{job.job_id}"
-    document = LaunchDocument(
-        launch_id=launch_id,
-        bucket=project.bucket,
-        region=REGION,
-        jobs=(job,),
-        heartbeat_s=0.5,
-        watch_s=0.2,
-        log_flush_s=0.2,
-    )
-    project.put(protocol.launch_key(launch_id), launch_document.encode(document))
+    project.put_document(launch_id, job)
     claim = protocol.reuse_claim(launch_id, index=0)
     project.put(protocol.reuse_key(instance_id, number), claim)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,22 +22,8 @@ from dstackd.runner.progress import Progress
 from dstackd.runner.s3 import Bucket
 from dstackd.runner.s3_listing import list_objects
 from tests.runner import small_s3 as fake
-from tests.runner.conftest import REGION, Project, a_job, pack
-from tests.runner.loopback import credentials
-from tests.runner.small_s3 import SmallS3, Stored, an_error, small_s3
-
-
-@pytest.fixture
-def s3() -> Iterator[SmallS3]:
-    with small_s3() as running:
-        yield running
-
-
-@pytest.fixture
-def bucket(s3: SmallS3) -> Iterator[Bucket]:
-    bucket = Bucket("own", region="r", credentials=credentials(), endpoint_url=s3.url)
-    yield bucket
-    bucket.close()
+from tests.runner.conftest import Project, a_job, pack
+from tests.runner.small_s3 import NAME, SmallS3, Stored, an_error
 
 
 def fill(s3: SmallS3, objects: Mapping[str, bytes], *, name: str = "data") -> None:
@@ -228,7 +214,7 @@ def test_tars_and_objects(s3: SmallS3, bucket: Bucket, tmp_path: Path) -> None:
     """A job may have both."""
     packed = pack({"local/file": b"tar"})
     digest = protocol.sha256_hex(packed)
-    fill(s3, {protocol.input_key(digest): packed}, name="own")
+    fill(s3, {protocol.input_key(digest): packed}, name=NAME)
     fill(s3, {"d/x": b"1"})
     restore(
         tmp_path, bucket, S3InputDocument("data", "d", "t"), inputs=(InputDocument(sha256=digest),)
@@ -264,12 +250,7 @@ def test_nothing_to_resume(bucket: Bucket, tmp_path: Path) -> None:
 
 def test_against_another_s3(project: Project, tmp_path: Path) -> None:
     """The same through moto, which is not ours: listing, ranges, If-Match, odd characters."""
-    own = Bucket(
-        project.bucket,
-        region=REGION,
-        credentials=credentials(),
-        endpoint_url=project.cloud.endpoint_url,
-    )
+    own = project.machines_bucket()
     for number, name in enumerate(["a b", "ü+%20", "x&<y>", "deep/er"]):
         project.put(f"in/{name}", str(number).encode())
     project.put("in/long", b"0123456789" * 2_000_000)

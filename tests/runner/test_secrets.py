@@ -178,7 +178,7 @@ def test_nothing_shows_a_value() -> None:
     assert TOKEN not in "".join(traceback.format_exception(caught.value))
 
 
-def test_a_run_writes_no_secret(store: Store, tmp_path: Path) -> None:
+def test_a_run_writes_no_secret(store: Store, spool: Spool, tmp_path: Path) -> None:
     """A job that prints its secret, whole, in pieces and in base64: no file has it, and no argument."""
     store.put("TOKEN", TOKEN)
     commands = (
@@ -190,7 +190,6 @@ def test_a_run_writes_no_secret(store: Store, tmp_path: Path) -> None:
     )
     job = a_job(*commands, env={"A": "${{ secrets.TOKEN }}"})
     secrets = store.read(job)
-    spool = Spool(str(tmp_path / "spool"))
     running = RunningJob(
         job,
         enclosure=direct(DESCENDANTS),
@@ -209,4 +208,3 @@ def test_a_run_writes_no_secret(store: Store, tmp_path: Path) -> None:
     assert "it is ***" in lines
     assert "*" * 18 in lines
     assert not [line for line in lines if TOKEN in line or "b2tlbiB0" in line]
-    spool.close()

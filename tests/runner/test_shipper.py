@@ -32,13 +32,6 @@ def server() -> Iterator[CloudWatch]:
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    spool = Spool(str(tmp_path))
-    yield spool
-    spool.close()
-
-
-@pytest.fixture
 def api(server: CloudWatch) -> Iterator[AwsApi]:
     api = AwsApi("logs", url=server.url, region="us-east-1", credentials=credentials())
     yield api

@@ -85,7 +85,7 @@ def test_a_record_longer_than_what_is_read_at_once(tmp_path: Path) -> None:
     spool.close()
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has it")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
 def test_a_disk_that_takes_nothing_and_gives_nothing_back(tmp_path: Path) -> None:
     """Neither writing nor cutting works: it is told each time, and nothing raises."""
     (tmp_path / "000000.log").symlink_to("/dev/full")

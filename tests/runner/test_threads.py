@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -93,13 +93,6 @@ class FailingLog(JobLog):
     def look(self) -> None:
         self.fails.perhaps()
         super().look()
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    spool = Spool(str(tmp_path / "spool"))
-    yield spool
-    spool.close()
 
 
 def shipped(

@@ -23,13 +23,13 @@ UID = 61_236
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives things away")
 
 
-def make_deep(folder: Path) -> Path:
-    """The folder, with so many others one in the other, and a file in the last."""
-    folder.mkdir()
+def make_deep(folder: Path, *, name: str = NAME) -> Path:
+    """The folder, with DEPTH others of this name, one in the other, and a file in the last."""
+    folder.mkdir(exist_ok=True)
     here = os.open(folder, os.O_RDONLY)
     for _ in range(DEPTH):
-        os.mkdir(NAME, dir_fd=here)
-        inner = os.open(NAME, os.O_RDONLY, dir_fd=here)
+        os.mkdir(name, dir_fd=here)
+        inner = os.open(name, os.O_RDONLY, dir_fd=here)
         os.close(here)
         here = inner
     os.close(os.open("file", os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=here))

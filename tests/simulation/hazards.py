@@ -15,22 +15,16 @@ import anyio
 from sqlalchemy.ext.asyncio import AsyncConnection
 from typing_extensions import override
 
-from dstackd.core.instance import Snapshot
-from dstackd.core.launching import Image, Launched, LaunchRequest
-from dstackd.core.lifecycle import Rule
-from dstackd.core.offering import InstanceType, Subnet
-from dstackd.core.orphan import SpotRequest, Stranger
+from dstackd.core.launching import Launched, LaunchRequest
 from dstackd.errors import BlockScope, CapacityShortage
 from dstackd.log_files import LogFiles, StoredLine
-from dstackd.ports import Bucket, Compute, LogEvent, LogSource, ObjectFacts, ObjectHead
+from dstackd.ports import Compute, LogEvent, LogSource
 from dstackd.store.engine import Database
+from tests.controllers.fuse import Crash
 from tests.controllers.installation import Ports
+from tests.intercepted import InterceptedBucket, InterceptedCompute
 
 T = TypeVar("T")
-
-
-class Crash(BaseException):
-    """The process is gone. Nothing may catch this but who starts another one."""
 
 
 @dataclass(slots=True)
@@ -42,9 +36,6 @@ class Latency:
     list_s: float = 0.3
     logs_s: float = 0.5
     database_s: float = 0.02
-
-
-CONDITIONAL_PUT = "PutObject, if new"
 
 
 class Surroundings(Protocol):
@@ -78,7 +69,7 @@ class Hazards:
             ports,
             database=HostileDatabase(ports.database, self),
             compute=HostileCompute(ports.compute, self),
-            bucket=HostileBucket(ports.bucket, self),
+            bucket=InterceptedBucket(ports.bucket, self.call_s3),
             logs=HostileLogs(ports.logs, self),
             files=HostileFiles(ports.files.directory, self),
         )
@@ -120,6 +111,18 @@ class Hazards:
         self.moment(f"behind {operation}")
         await self.pause(most_s)
         return result
+
+    async def call_ec2(
+        self, operation: str, work: Callable[[], Awaitable[T]], shown: str = ""
+    ) -> T:
+        """One of EC2's."""
+        return await self.call(operation, work, most_s=self.latency.ec2_s, shown=shown)
+
+    async def call_s3(self, operation: str, work: Callable[[], Awaitable[T]], shown: str = "") -> T:
+        """One of S3's."""
+        is_list = operation == "ListObjectsV2"
+        most_s = self.latency.list_s if is_list else self.latency.bucket_s
+        return await self.call(operation, work, most_s=most_s, shown=shown)
 
     @property
     def latency(self) -> Latency:
@@ -181,105 +184,19 @@ class HostileFiles(LogFiles):
         return written
 
 
-class HostileCompute:
+class HostileCompute(InterceptedCompute):
     """EC2 through hazards."""
 
     def __init__(self, inner: Compute, hazards: Hazards) -> None:
-        self._inner = inner
+        super().__init__(inner, hazards.call_ec2)
         self._hazards = hazards
 
-    async def _call(self, operation: str, work: Callable[[], Awaitable[T]], shown: str = "") -> T:
-        most_s = self._hazards.latency.ec2_s
-        return await self._hazards.call(operation, work, most_s=most_s, shown=shown)
-
-    async def snapshot(self) -> Snapshot:
-        return await self._call("DescribeInstances", self._inner.snapshot)
-
-    async def reclaimed(self) -> frozenset[str]:
-        return await self._call("DescribeSpotInstanceRequests", self._inner.reclaimed)
-
+    @override
     async def launch(self, request: LaunchRequest) -> tuple[Launched, ...]:
-        shown = f"{request.launch_id} {request.count} {request.instance_type} {request.market}"
-        launched = await self._call("RunInstances", lambda: self._inner.launch(request), shown)
+        launched = await super().launch(request)
         if len(launched) < request.count:
             self._hazards.note("partial fill")
         return launched
-
-    async def open_requests(self) -> tuple[SpotRequest, ...]:
-        return await self._call("DescribeSpotInstanceRequests", self._inner.open_requests)
-
-    async def cancel_requests(self, request_ids: Sequence[str]) -> None:
-        shown = " ".join(request_ids)
-        await self._call(
-            "CancelSpotInstanceRequests", lambda: self._inner.cancel_requests(request_ids), shown
-        )
-
-    async def strangers(self) -> tuple[Stranger, ...]:
-        return await self._call("DescribeInstances", self._inner.strangers)
-
-    async def terminate(self, instance_ids: Sequence[str]) -> None:
-        shown = " ".join(sorted(instance_ids))
-        await self._call("TerminateInstances", lambda: self._inner.terminate(instance_ids), shown)
-
-    async def instance_types(self) -> tuple[InstanceType, ...]:
-        return await self._call("DescribeInstanceTypes", self._inner.instance_types)
-
-    async def subnets(self) -> tuple[Subnet, ...]:
-        return await self._call("DescribeSubnets", self._inner.subnets)
-
-    async def spot_prices(self, names: Sequence[str]) -> dict[tuple[str, str], float]:
-        return await self._call("DescribeSpotPriceHistory", lambda: self._inner.spot_prices(names))
-
-    async def image(self, architecture: str, *, gpu: bool) -> Image:
-        return await self._call("DescribeImages", lambda: self._inner.image(architecture, gpu=gpu))
-
-
-class HostileBucket:
-    """S3 through hazards."""
-
-    def __init__(self, inner: Bucket, hazards: Hazards) -> None:
-        self._inner = inner
-        self._hazards = hazards
-
-    async def _call(self, operation: str, work: Callable[[], Awaitable[T]], shown: str = "") -> T:
-        latency = self._hazards.latency
-        most_s = latency.list_s if operation == "ListObjectsV2" else latency.bucket_s
-        return await self._hazards.call(operation, work, most_s=most_s, shown=shown)
-
-    async def put(self, key: str, body: bytes, *, only_if_new: bool = False) -> None:
-        operation = CONDITIONAL_PUT if only_if_new else "PutObject"
-        await self._call(
-            operation, lambda: self._inner.put(key, body, only_if_new=only_if_new), key
-        )
-
-    async def put_file(self, key: str, path: Path) -> None:
-        await self._call("PutObject", lambda: self._inner.put_file(key, path), key)
-
-    async def exists(self, key: str) -> bool:
-        return await self._call("HeadObject", lambda: self._inner.exists(key))
-
-    async def facts(self, key: str) -> ObjectFacts:
-        return await self._call("HeadObject", lambda: self._inner.facts(key))
-
-    async def renew(self, key: str) -> None:
-        await self._call("CopyObject", lambda: self._inner.renew(key), key)
-
-    async def ensure_rules(self, ours: Sequence[Rule]) -> bool:
-        return await self._call(
-            "PutBucketLifecycleConfiguration", lambda: self._inner.ensure_rules(ours)
-        )
-
-    async def get(self, key: str) -> bytes:
-        return await self._call("GetObject", lambda: self._inner.get(key))
-
-    def read(self, key: str) -> AsyncIterator[bytes]:
-        return self._inner.read(key)
-
-    async def list(self, prefix: str) -> tuple[ObjectHead, ...]:
-        return await self._call("ListObjectsV2", lambda: self._inner.list(prefix))
-
-    async def delete(self, keys: Sequence[str]) -> None:
-        await self._call("DeleteObjects", lambda: self._inner.delete(keys), f"{len(keys)} keys")
 
 
 class HostileLogs:

@@ -39,16 +39,7 @@ Rows = dict[str, dict[str, Any]]
 
 def is_a_stranger(world: World, machine: SimulatedMachine) -> bool:
     """Whether it was never ours."""
-    return not is_ours(world, machine) and machine.instance_id not in world.hidden
-
-
-def is_ours(world: World, machine: SimulatedMachine) -> bool:
-    """Whether it carries both of this installation's tags."""
-    tags = machine.request.tags
-    return (protocol.TAG_BUCKET, world.cloud.bucket_name) in tags and (
-        protocol.TAG_OWNER,
-        world.owner,
-    ) in tags
+    return not world.is_ours(machine) and machine.instance_id not in world.hidden
 
 
 class Watcher:
@@ -73,7 +64,7 @@ class Watcher:
     def look(self) -> None:
         """All checks, once."""
         jobs = {row["id"]: row for row in self._world.sql(_JOBS)}
-        machines = [each for each in self._world.cloud.machines if is_ours(self._world, each)]
+        machines = [each for each in self._world.cloud.machines if self._world.is_ours(each)]
         self._terminal_phases_stay(jobs)
         self._a_job_is_over_when_its_machines_are(machines, jobs)
         self._one_machine_an_attempt(machines)
@@ -237,7 +228,7 @@ def _no_work_is_lost(world: World) -> None:
     for machine in world.cloud.machines:
         for key in machine.said_done:
             row = phases.get(key[0])
-            if row is None or key[0] in world.excused or not is_ours(world, machine):
+            if row is None or key[0] in world.excused or not world.is_ours(machine):
                 continue
             if machine.ends[key] == (0, "exit") and row["attempt"] != key[1]:
                 world.blame(f"attempt {key} ended well and is not the last one")
@@ -258,7 +249,7 @@ def _retries_are_counted(world: World) -> None:
 
 def _nothing_is_left(world: World) -> None:
     for machine in world.cloud.machines:
-        if is_ours(world, machine) and machine.state is not InstanceState.TERMINATED:
+        if world.is_ours(machine) and machine.state is not InstanceState.TERMINATED:
             world.blame(f"{machine.instance_id} is still {machine.state}")
     for row in world.sql("SELECT * FROM attempt WHERE ended_at_ms IS NULL OR outcome IS NULL"):
         world.blame(f"attempt {row['number']} of {row['job_id']} never ended")
@@ -276,7 +267,7 @@ def _lines_are_true(world: World) -> None:
     }
     for machine in world.cloud.machines:
         for key in machine.ends:
-            if key in verdicts and is_ours(world, machine):
+            if key in verdicts and world.is_ours(machine):
                 _log_is_true(world, machine, key, verdict=verdicts[key])
 
 

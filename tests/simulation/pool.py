@@ -8,7 +8,6 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from tests.simulation.seed import Report, run_seed
@@ -40,12 +39,7 @@ class Pool:
             self._executor = executor
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
     def run(self, seeds: Sequence[int], *, without: tuple[str, ...] = ()) -> Iterator[Report]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import anyio
 
 from tests.simulation.faults import FAULTS
-from tests.simulation.invariants import Watcher, is_ours, judge
+from tests.simulation.invariants import Watcher, judge
 from tests.simulation.jobs import Wish, submit, wishes
 from tests.simulation.stage import Stage
 from tests.simulation.virtual_time import LoopClock, VirtualTimeLoop
@@ -114,19 +114,19 @@ async def _play(world: World, rows: list[Wish], faults: tuple[str, ...]) -> None
             dice = random.Random(f"{name}-{world.seed}")
             group.start_soon(FAULTS[name], world, dice)
         await submit(world, rows)
-        await _until_over(world, rows)
+        await _until_over(world)
         watcher.look()
         if not world.violations:
             judge(world, rows)
         group.cancel_scope.cancel()
 
 
-async def _until_over(world: World, rows: list[Wish]) -> None:
+async def _until_over(world: World) -> None:
     """Until every job is over and every machine gone, and a while longer; or until something is broken."""
     quiet_s = 0.0
     while quiet_s < QUIET_S and not world.violations:
         await anyio.sleep(5.0)
-        is_over = _is_over(world, rows)
+        is_over = _is_over(world)
         quiet_s = quiet_s + 5.0 if is_over else 0.0
         if is_over and world.deaths < DEATHS_MIN and world.hazards is not None:
             world.hazards.die_next()
@@ -138,14 +138,11 @@ async def _until_over(world: World, rows: list[Wish]) -> None:
             world.blame(f"not over after {HOURS_MAX} h: {open_rows[:3]}")
 
 
-def _is_over(world: World, rows: list[Wish]) -> bool:
-    ((counted,),) = [
-        tuple(row.values())
-        for row in world.sql("SELECT count(*) FROM job WHERE finished_at_ms IS NULL")
-    ]
+def _is_over(world: World) -> bool:
+    open_jobs = world.sql("SELECT 1 FROM job WHERE finished_at_ms IS NULL LIMIT 1")
     open_attempts = world.sql("SELECT 1 FROM attempt WHERE ended_at_ms IS NULL LIMIT 1")
     alive = any(
-        is_ours(world, machine) and machine.terminated_at_ms is None
+        world.is_ours(machine) and machine.terminated_at_ms is None
         for machine in world.cloud.machines
     )
-    return counted == 0 and not open_attempts and not alive and world.deaths >= 0
+    return not (open_jobs or open_attempts or alive)

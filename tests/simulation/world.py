@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 
+from dstackd import protocol
 from dstackd.core.bounds import Bounds
 from dstackd.core.instance import InstanceState
 from dstackd.core.limits import Limits
@@ -25,8 +26,10 @@ from dstackd.simulated.places import REGION
 from dstackd.supervisor import Supervised, run_loops
 from dstackd.vitals import Vitals
 from dstackd.wake import Wake
+from tests.controllers.fuse import Crash
 from tests.controllers.installation import BACKEND, Daemon, Paces, Ports
-from tests.simulation.hazards import CONDITIONAL_PUT, Crash, Hazards, Latency
+from tests.intercepted import CONDITIONAL_PUT
+from tests.simulation.hazards import Hazards, Latency
 from tests.simulation.stage import Scene
 from tests.simulation.virtual_time import LoopClock
 
@@ -72,8 +75,6 @@ class World:
     trace: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     deaths: int = 0
-    up_s: float = 0.0
-    """For how long a daemon has lived, in all."""
     down_s: float = 0.0
     """For how long none has, in all."""
 
@@ -113,6 +114,14 @@ class World:
         self.struck[fault] += 1
         self.tell(f"{fault}: {what}")
 
+    def is_ours(self, machine: SimulatedMachine) -> bool:
+        """Whether it carries both of this installation's tags."""
+        ours = {
+            (protocol.TAG_BUCKET, self.cloud.bucket_name),
+            (protocol.TAG_OWNER, self.owner),
+        }
+        return ours <= set(machine.request.tags)
+
     def one_that_runs(self, dice: random.Random, *, market: str = "") -> SimulatedMachine | None:
         """A machine of ours."""
         running = [
@@ -120,8 +129,7 @@ class World:
             for machine in self.cloud.machines
             if machine.state is InstanceState.RUNNING
             and machine.request.market in (market or machine.request.market)
-            and ("dstackd:owner", self.owner) in machine.request.tags
-            and ("dstack_bucket", self.cloud.bucket_name) in machine.request.tags
+            and self.is_ours(machine)
         ]
         return dice.choice(running) if running else None
 
@@ -169,7 +177,7 @@ class World:
         self.hazards = hazards
         self.tell("a daemon starts")
         try:
-            with self._counting_up(), _until_death():
+            with self._being_up(), _until_death():
                 await run_loops(_supervised(daemon), vitals=Vitals(), clock=self.clock)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
             first = _first(error)
@@ -178,30 +186,27 @@ class World:
             self.blame(f"the daemon breaks in {place}: {type(first).__name__}: {first}")
 
     @contextmanager
-    def _counting_up(self) -> Iterator[None]:
-        began_s = self.clock.monotonic_s()
+    def _being_up(self) -> Iterator[None]:
         self.daemon_up = True
         try:
             yield
         finally:
             self.daemon_up = False
-            self.up_s += self.clock.monotonic_s() - began_s
 
     def strike(self, operation: str) -> None:
         """Let what the weather holds befall the next call of this operation. Raises what no counter stands for."""
         for happen in self.at_calls:
             happen(operation)
+        is_conditional = operation == CONDITIONAL_PUT
+        called = "PutObject" if is_conditional else operation
         for strike in self.strikes:
-            conditional = operation == CONDITIONAL_PUT
-            if strike.operation not in {"", "PutObject" if conditional else operation}:
+            if strike.operation not in {"", called}:
                 continue
-            if (strike.kind != "conflict" or conditional) and self.dice.random() < strike.share:
+            if (strike.kind != "conflict" or is_conditional) and self.dice.random() < strike.share:
                 self.struck[strike.fault] += 1
                 if strike.kind == "conflict":
                     raise CloudUnavailable("ConditionalRequestConflict", "a conflict")
-                getattr(self.cloud.faults, strike.kind)[
-                    "PutObject" if conditional else operation
-                ] += 1
+                getattr(self.cloud.faults, strike.kind)[called] += 1
                 return
 
     def _terms(self) -> LaunchTerms:

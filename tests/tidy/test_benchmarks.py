@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.bench_artifacts import discarding_s3
 from tests.tidy.source_tree import PACKAGE, ROOT, python_files
 
 _BENCHMARKS = ROOT / "tests" / "benchmarks"
@@ -26,21 +27,13 @@ def test_every_module_can_be_imported(name: str) -> None:
 def test_a_folder_is_sealed(tmp_path: Path) -> None:
     """The program that `bench_artifacts` measures does its work, on one small file."""
     (tmp_path / "file").write_bytes(b"x" * 1000)
-    folder = _BENCHMARKS / "artifacts"
-    with subprocess.Popen(
-        [sys.executable, str(folder / "discarding_s3.py")], stdout=subprocess.PIPE, text=True
-    ) as server:
-        try:
-            assert server.stdout is not None
-            url = f"http://127.0.0.1:{server.stdout.readline().strip()}"
-            sealed = subprocess.run(
-                [sys.executable, str(folder / "seal_folder.py"), url, str(tmp_path)],
-                env={"PYTHONPATH": str(PACKAGE.parent)},
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
-        finally:
-            server.kill()
+    with discarding_s3() as url:
+        sealed = subprocess.run(
+            [sys.executable, str(_BENCHMARKS / "artifacts" / "seal_folder.py"), url, str(tmp_path)],
+            env={"PYTHONPATH": str(PACKAGE.parent)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
     assert sealed.returncode == 0, sealed.stderr

@@ -28,9 +28,8 @@ def latencies_s() -> list[float]:
             attached_s = time.time()
             for line in follower.stdout or ():
                 written_s = float(line)
-                if (
-                    written_s > attached_s + 1.0
-                ):  # what was there before it was asked for is no measure
+                # What was there before it was asked for is no measure.
+                if written_s > attached_s + 1.0:
                     ages_s.append(time.time() - written_s)
         if site.wait_for(job_id)["phase"] != "succeeded":
             raise RuntimeError("the job did not succeed")

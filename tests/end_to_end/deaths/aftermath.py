@@ -32,6 +32,10 @@ class Aftermath:
         """What was submitted: an element's is its array's."""
         return self.jobs[self.rows[job_id]["array_parent"] or job_id]
 
+    def ended_by_itself(self, attempt: dict[str, Any]) -> bool:
+        """Whether nothing befell it: all of it has to be there."""
+        return attempt["outcome"] == "exited" and attempt["instance_id"] not in self.disturbed
+
 
 def read(
     site: StormSite, jobs: Sequence[StormJob], *, disturbed: Collection[str] = ()
@@ -167,7 +171,7 @@ def logs(after: Aftermath) -> Iterator[str]:
         found = after.site.lines(job_id, number)
         if (trouble := _out_of_order(found)) is not None:
             yield f"{job_id} {number}: {trouble}"
-        is_whole = each["outcome"] == "exited" and each["instance_id"] not in after.disturbed
+        is_whole = after.ended_by_itself(each)
         if is_whole and each["log_verdict"] != "complete":
             yield f"{job_id} {number}: verdict {each['log_verdict']!r}"
         if each["log_verdict"] != "complete":
@@ -209,7 +213,7 @@ def artifacts(after: Aftermath) -> Iterator[str]:
     for (job_id, number), each in after.attempts.items():
         asked = after.asked(job_id)
         key = protocol.manifest_key(job_id, number)
-        is_whole = each["outcome"] == "exited" and each["instance_id"] not in after.disturbed
+        is_whole = after.ended_by_itself(each)
         if key not in keys:
             if asked.files and is_whole:
                 yield f"{job_id} {number}: no manifest"

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def storm_jobs(seed: int, *, count: int, folder: Path) -> list[StormJob]:
         once = ONCE.format(ran=folder / "ran", twice=folder / "twice")
         first = [once, "echo $DSTACKD_JOB_ID $DSTACKD_ATTEMPT"]
         spec = {"retry": RETRY, **job.spec, "commands": [*first, *job.spec["commands"]]}
-        made.append(StormJob(**{**job.__dict__, "spec": spec}))
+        made.append(replace(job, spec=spec))
     return made
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import sqlite3
 import struct
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,9 +16,9 @@ from typing import Any
 
 from typing_extensions import override
 
-from dstackd.local.cloud import LocalCloud, start_local_cloud
+from dstackd.local.cloud import LocalCloud
 from tests.end_to_end.hostility import small_disk
-from tests.end_to_end.installation import DEADLINE_S, Installation
+from tests.end_to_end.installation import DEADLINE_S, Installation, a_cloud
 from tests.store.postgres import Postgres
 
 HERE = Path(__file__).parent
@@ -130,7 +128,7 @@ class PostgresSite(StormSite):
 @contextmanager
 def deadly_site() -> Iterator[DeadlySite]:
     """A fresh one, on a small disk if that can be had (root); all its processes end with the block."""
-    with _a_cloud() as (folder, cloud), ExitStack() as stack:
+    with a_cloud() as (folder, cloud), ExitStack() as stack:
         site = DeadlySite(folder, cloud)
         if os.getuid() == 0:
             stack.enter_context(small_disk(site.state, size=DISK))
@@ -140,16 +138,5 @@ def deadly_site() -> Iterator[DeadlySite]:
 @contextmanager
 def postgres_site(server: Postgres) -> Iterator[PostgresSite]:
     """A fresh one, in a new database of the server."""
-    with _a_cloud() as (folder, cloud), PostgresSite(folder, cloud, server=server) as site:
+    with a_cloud() as (folder, cloud), PostgresSite(folder, cloud, server=server) as site:
         yield site
-
-
-@contextmanager
-def _a_cloud() -> Iterator[tuple[Path, LocalCloud]]:
-    """A folder for an installation, and a cloud beside it. The name is short: so are those of Unix sockets."""
-    folder = Path(tempfile.mkdtemp(prefix="dstackd-"))
-    try:
-        with start_local_cloud(folder / "cloud") as cloud:
-            yield folder / ".dstackd-dev", cloud
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 from dstackd.local.control import ControlError
 from tests.end_to_end.deaths.jobs import StormJob, as_text
 from tests.end_to_end.deaths.site import DeadlySite
-from tests.end_to_end.test_full_disks import fill
+from tests.end_to_end.hostility import fill
 
 HERE = Path(__file__).parent
 END_S = 240.0

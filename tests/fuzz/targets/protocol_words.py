@@ -26,8 +26,6 @@ def run(content: bytes) -> None:
     event = protocol.decode_inbox_key(text)
     if event is not None:
         _check_event(event)
-    stream = protocol.parse_log_stream(text)
-    assert stream is None or 0 <= stream[1] <= BIGINT_MAX
     line = protocol.decode_log_line(text)
     assert line is None or 0 < line.n <= protocol.LOG_LINE_NUMBER_MAX
     claim = protocol.read_reuse_claim(content)
