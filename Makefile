@@ -2,7 +2,7 @@
 # is Python 3.11 or newer. Written for GNU make 3.81 and newer.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-local demo dev test check bench fuzz lock wheel clean
+.PHONY: help setup setup-local demo dev test check simulate bench fuzz lock wheel clean
 MAKEFLAGS += --no-print-directory
 # More arguments for the program behind a target: make test ARGS="tests/core -x"
 ARGS ?=
@@ -22,6 +22,7 @@ export PYTHON
 bin := .venv/bin
 # What runs on a machine, with the Python of its image.
 on_the_machine := $(addprefix daemon/dstackd/,runner protocol.py launch_document.py artifact_manifest.py)
+bash_scripts = .ci/run $$(find daemon -name '*.bash' -o -name '*.sh')
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -48,8 +49,8 @@ check: setup ## Formatting, lint, types, import contracts, the runner's Python v
 	@$(bin)/lint-imports --no-logo
 	@$(bin)/vermin --quiet --no-tips --violations --target=3.9- $(on_the_machine)
 	@for script in requirements/*.sh; do sh -n $$script || exit 1; done
-	@for script in .ci/run $$(find daemon -name '*.bash' -o -name '*.sh'); do bash -n $$script || exit 1; done
-	@! command -v shellcheck >/dev/null || shellcheck requirements/*.sh .ci/run $$(find daemon -name '*.bash' -o -name '*.sh')
+	@for script in $(bash_scripts); do bash -n $$script || exit 1; done
+	@! command -v shellcheck >/dev/null || shellcheck requirements/*.sh $(bash_scripts)
 
 simulate: setup ## Run the daemon in hostile worlds: make simulate SEEDS=1000, or SEED=7 TRACE=1, TEETH=1, CRASHES=1
 ifneq ($(CRASHES),)
