@@ -27,3 +27,4 @@ lock local "$@" pyproject.toml --constraint requirements/dev.txt --extra local -
 lock runtime "$@" pyproject.toml --constraint requirements/dev.txt
 lock build "$@" --group pyproject.toml:build --constraint requirements/dev.txt
 lock image "$@" --group pyproject.toml:image
+lock bench "$@" requirements/bench.in

@@ -7,9 +7,10 @@ from __future__ import annotations
 import fcntl
 import gc
 import os
+import platform
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -27,20 +28,25 @@ from dstackd.config import Settings
 from dstackd.controllers.reaper import Reaper
 from dstackd.errors import ConfigError
 from dstackd.http.context import HttpContext, Insight
+from dstackd.http.distant_logs import DistantLogs
 from dstackd.http.server import Listening, serve
 from dstackd.log_files import LogFiles
 from dstackd.market import MarketBlocks
+from dstackd.noticing import watch_commits
+from dstackd.ownership import is_lost, own
 from dstackd.sd_notify import notify
 from dstackd.store.backends import ensure_backend
 from dstackd.store.engine import Database, open_database
+from dstackd.store.lease import Tenure
 from dstackd.store.migrate import schema_position, upgrade
-from dstackd.store.watch import CommitWatch
-from dstackd.supervisor import patiently, run_loops
+from dstackd.supervisor import patiently
 from dstackd.vitals import ApiCalls, Vitals
 from dstackd.wake import Heartbeats, Wakes
 from dstackd.wiring import Parts, build_loops
 
 log = structlog.get_logger(__name__)
+
+PLACE_CHARS = 64
 
 
 async def run_daemon(settings: Settings) -> None:
@@ -50,9 +56,23 @@ async def run_daemon(settings: Settings) -> None:
     """
     async with anyio.create_task_group() as group:
         group.start_soon(_cancel_on_signal, group.cancel_scope)
-        with single_daemon(settings.state.directory):
-            async with open_parts(settings) as parts:
-                await _serve(parts)
+        with single_daemon(settings.state.directory) as place:
+            while await _lost(settings, place):
+                pass
+        group.cancel_scope.cancel()
+
+
+async def _lost(settings: Settings, place: str) -> bool:
+    """Serve until another daemon has taken over: then whatever was in memory is worth nothing, and all begins anew."""
+    try:
+        async with open_parts(settings, place=place) as parts:
+            await _serve(parts)
+    except BaseException as error:
+        if not is_lost(error):
+            raise
+        log.error("lease_lost", backend=settings.backend.name)  # noqa: TRY400 - no bug of ours
+        return True
+    return False
 
 
 def _tune_collector() -> None:
@@ -66,8 +86,6 @@ def _tune_collector() -> None:
 async def _serve(parts: Parts) -> None:
     async with anyio.create_task_group() as group:
         await group.start(_serve_http, parts)  # the addresses are ours before anything else begins
-        group.start_soon(_watch_commits, parts)
-        group.start_soon(_run_loops, parts)
         log.info(
             "daemon_started",
             version=__version__,
@@ -77,7 +95,17 @@ async def _serve(parts: Parts) -> None:
             region=parts.settings.backend.region,
             socket=str(parts.settings.socket),
         )
-        notify("READY=1", f"STATUS=serving {parts.settings.backend.bucket}")
+        bucket = parts.settings.backend.bucket
+        notify("READY=1", f"STATUS=standing by for {bucket}, which another daemon owns")
+        await own(
+            parts.database,
+            tenure=parts.tenure,
+            holder=parts.holder,
+            loops=partial(build_loops, parts),
+            vitals=parts.vitals,
+            clock=parts.clock,
+            on_taken=partial(_watch_commits, parts),
+        )
 
 
 async def _cancel_on_signal(scope: anyio.CancelScope) -> None:
@@ -89,11 +117,13 @@ async def _cancel_on_signal(scope: anyio.CancelScope) -> None:
 
 
 @contextmanager
-def single_daemon(directory: Path) -> Iterator[None]:
-    """Hold the state directory; a second daemon on it is refused. The kernel lets go whatever ends the process."""
+def single_daemon(directory: Path) -> Iterator[str]:
+    """Hold the state directory; a second daemon on it is refused. The kernel lets go whatever ends the process. Yields the place's
+    name, the same for every process that ever holds this directory on this host.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        file = (directory / "daemon.lock").open("w")
+        file = (directory / "daemon.lock").open("a+")
     except OSError as error:
         message = f"state.directory: {error.filename}: {error.strerror}; give the daemon a folder that it may write to"
         raise ConfigError(message) from error
@@ -103,12 +133,19 @@ def single_daemon(directory: Path) -> Iterator[None]:
         except BlockingIOError:
             message = f"state.directory: another daemon is running on {directory}; stop it, or give this one its own"
             raise ConfigError(message) from None
-        yield
+        number = os.pread(file.fileno(), PLACE_CHARS, 0).decode(errors="replace").strip()
+        if not number:
+            number = SystemClock().new_id()
+            with suppress(OSError):  # a full disk: the next process waits for our lease to end
+                os.write(file.fileno(), f"{number}\n".encode())
+        yield f"{platform.node()}:{number}"
 
 
 @asynccontextmanager
-async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
-    """Open the database (bringing its schema up to date) and the backend's clients."""
+async def open_parts(settings: Settings, *, place: str = "here") -> AsyncIterator[Parts]:
+    """Open the database (bringing its schema up to date) and the backend's clients. `place`: what this process shares with the
+    next one on the same state directory.
+    """
     clock = SystemClock()
     chosen = settings.backend
     recorder = CallRecorder(clock)
@@ -123,20 +160,27 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             subnet=chosen.subnet or None,
             endpoint_url=chosen.endpoint_url or None,
             now_ms=clock.now_ms(),
+            place=place,
         )
         owner = await patiently(partial(database.write, ensure), clock=clock)
+        tenure = Tenure(chosen.name, clock=clock)
         async with open_backend(
             access_of(settings),
             owner=owner,
             clock=clock,
             recorder=recorder,
             cache_dir=settings.state.directory / "cache",
+            permit=tenure.permit,
         ) as backend:
             _tune_collector()
+            owned = database.owned(tenure)
             yield Parts(
                 settings=settings,
                 clock=clock,
                 database=database,
+                owned=owned,
+                tenure=tenure,
+                holder=f"{place}/{clock.new_id()}",
                 backend=backend,
                 owner=owner,
                 files=LogFiles(settings.state.directory / "logs"),
@@ -151,7 +195,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
                 ),
                 blocks=MarketBlocks(),
                 reaper=Reaper(
-                    database,
+                    owned,
                     compute=backend.compute,
                     backend=chosen.name,
                     clock=clock,
@@ -196,21 +240,8 @@ def access_of(settings: Settings) -> AwsAccess:
 
 
 async def _watch_commits(parts: Parts) -> None:
-    """Ring the loops when somebody commits. PostgreSQL has no watch yet: there the loops look by themselves."""
-    path = parts.database.path
-    if path is None:
-        return
-    with CommitWatch(path) as watch:
-        async for submitted, due in watch.changes():
-            if submitted or due:
-                parts.wakes.intake.ring()
-            if due:
-                parts.wakes.planning.ring()
-                parts.wakes.machines.ring()
-
-
-async def _run_loops(parts: Parts) -> None:
-    await run_loops(build_loops(parts), vitals=parts.vitals, clock=parts.clock)
+    notify(f"STATUS=serving {parts.settings.backend.bucket}")
+    await watch_commits(parts.database, wakes=parts.wakes, vitals=parts.vitals, clock=parts.clock)
 
 
 def _api_calls(recorder: CallRecorder) -> list[ApiCalls]:
@@ -247,6 +278,7 @@ async def _serve_http(parts: Parts, *, task_status: TaskStatus[Listening]) -> No
         reaper=parts.reaper,
         insight=_insight(parts),
         limits=parts.settings.limits.for_decisions(),
+        distant_logs=DistantLogs(parts.backend.logs, clock=clock),
     )
     await serve(
         context,

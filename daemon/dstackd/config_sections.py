@@ -208,7 +208,7 @@ class Loops(Section):
     inbox_s: Number = Field(default=2.0, ge=0.1, le=60)
     heartbeats_s: Number = Field(default=30.0, ge=0.1, le=300)
     logs_s: Number = Field(default=0.7, ge=0.1, le=60)
-    intake_fallback_s: Number = Field(default=1.0, ge=0.05, le=60)
+    intake_fallback_s: Number = Field(default=5.0, ge=0.05, le=60)
     interruptions_s: Number = Field(default=12.0, ge=0.1, le=60)
     idle_sweep_s: Number = Field(default=60.0, ge=0.5, le=3600)
     retention_s: Number = Field(default=300.0, ge=1, le=_DAY_S)
@@ -340,6 +340,17 @@ class Retention(Section):
 
     job_logs_days: Whole = Field(default=30, ge=1, le=3650)
     artifact_days: Whole = Field(default=0, ge=0, le=3000)
+    keep_days: Whole = Field(default=0, ge=0, le=36_500)
+
+    @model_validator(mode="after")
+    def _logs_go_first(self) -> Self:
+        if 0 < self.keep_days < self.job_logs_days:
+            message = (
+                f"keep_days ({self.keep_days}) is less than job_logs_days ({self.job_logs_days}): nobody would know "
+                "any more whose logs they are; make job_logs_days smaller, or keep_days larger"
+            )
+            raise ValueError(message)
+        return self
 
 
 class Images(Section):

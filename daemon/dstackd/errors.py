@@ -4,12 +4,14 @@ DstackdError
 |-- ConfigError            the operator must mend the configuration; exit code 78
 |-- SpecError (spec.errors) a job spec is refused, field by field; the row ends as rejected
 |-- InvariantError         our own bug; the process ends and starts again
+|-- LeaseLost              another daemon owns the backend now; stop everything at once and stand by
 `-- OperatingError         the world is at fault; the pass goes on, the loop backs off
     |-- StoreBusy          the database stayed locked; try the transaction again later
     |-- StorageFailed        the database or a file cannot be written or reached (a full disk, a restart); read again later
     |-- StaleRow           somebody else moved the row on; drop the result, read again
     `-- CloudError         an AWS API answered with an error code, or not at all
         |-- CloudUnavailable   outcome unknown: repeat the identical call
+        |   `-- LeaseUnsure    not sent: another daemon may own the backend by now, and do it itself
         |-- Throttled          not done, nothing is wrong: the same call, later
         |-- CapacityShortage   not done: block a scope for a while, take the next offering
         |-- NotFound           the thing is not there, or not visible yet
@@ -34,6 +36,10 @@ class ConfigError(DstackdError):
 
 class InvariantError(DstackdError):
     """A promise of our own code did not hold."""
+
+
+class LeaseLost(DstackdError):
+    """The backend is another daemon's; nothing of what this one had in hand may be done."""
 
 
 class OperatingError(DstackdError):
@@ -88,6 +94,10 @@ class CloudError(OperatingError):
 
 class CloudUnavailable(CloudError):
     """No answer, or a server-side failure: whether the call took effect is unknown."""
+
+
+class LeaseUnsure(CloudUnavailable):
+    """The call was not made: this daemon cannot be sure that it still owns the backend."""
 
 
 class Throttled(CloudError):

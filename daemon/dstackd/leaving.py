@@ -34,7 +34,7 @@ class Leaving:
 
     async def follow(self, observe: Callable[[Attempt], Observation]) -> list[Attempt]:
         """Close the attempts whose machine is gone; returns those whose machine is to be asked to go."""
-        attempts = await self._database.read(store.leaving_attempts)
+        attempts = await self._database.read_own(store.leaving_attempts)
         self.expected = bool(attempts)
         if not attempts:
             return []

@@ -88,18 +88,22 @@ class LogFiles:
             last = _last_line(file, size_bytes)
         return FileEnd(last.last_n, last.at_ms, missing, size_bytes)
 
-    def read_cursor(self) -> int | None:
-        """The time that `write_cursor` wrote last."""
+    def read_cursor(self, *, tenure: int = 0) -> int | None:
+        """The time that `write_cursor` wrote last; None when another daemon has owned the backend since, whose lines are not here."""
         try:
-            return int(json.loads((self.directory / _CURSOR).read_bytes())["until_ms"])
+            written = json.loads((self.directory / _CURSOR).read_bytes())
+            follows = tenure - int(written.get("tenure", 0)) <= 1
+            return int(written["until_ms"]) if follows else None
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
-    def write_cursor(self, until_ms: int) -> None:
-        """Remember up to which event time the group was read. Losing it costs only that more is read again."""
+    def write_cursor(self, until_ms: int, *, tenure: int = 0) -> None:
+        """Remember up to which event time the group was read, by the owner of which number. Losing it costs only that more is read
+        again.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
         fresh = self.directory / f"{_CURSOR}.new"
-        fresh.write_text(json.dumps({"until_ms": until_ms}))
+        fresh.write_text(json.dumps({"until_ms": until_ms, "tenure": tenure}))
         fresh.replace(self.directory / _CURSOR)
 
     def read(

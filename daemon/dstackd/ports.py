@@ -21,7 +21,13 @@ class Clock(Protocol):
     """Wall clock, monotonic clock, entropy."""
 
     def now_ms(self) -> int:
-        """Milliseconds since 1970-01-01 UTC; may step."""
+        """Milliseconds since 1970-01-01 UTC, for AWS as far as its answers told; may step."""
+        ...
+
+    def learn(self, told_ms: int, *, took_s: float) -> int:
+        """An answer of AWS's has just arrived, `took_s` after it was asked for, and its Date header says `told_ms`. Returns by how many
+        milliseconds that has moved `now_ms`.
+        """
         ...
 
     def monotonic_s(self) -> float:

@@ -99,6 +99,9 @@ def partial_manifest_key(job_id: str, attempt: int) -> str:
     return f"{artifact_prefix(job_id, attempt)}partial.json"
 
 
+ARCHIVE_PREFIX = "dstackd-archive/"
+"""Finished jobs that have left the database. Not below `PREFIX`: machines may read and write there."""
+
 REUSE_PREFIX = f"{PREFIX}reuse/"
 
 

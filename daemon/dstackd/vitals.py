@@ -57,8 +57,12 @@ class Vitals:
     loops: dict[str, LoopPulse] = field(default_factory=dict)
     schema_current: str = ""
     schema_head: str = ""
+    standing_by_for: str = ""
+    """The daemon that owns the backend while this one waits for it; empty once it is ours."""
     first_pass_done: bool = False
     """The first snapshot was reconciled: what runs in AWS is known."""
+    watch_problem: str = ""
+    """Why commits of others are looked for instead of noticed; empty: they are noticed."""
     bucket_rules_problem: str = ""
     """Why the bucket has not the lifecycle rules that it should have; empty while nothing is known against it."""
     orphans_terminated: int = 0

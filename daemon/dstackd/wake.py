@@ -32,6 +32,7 @@ class Wakes:
     """One bell a loop."""
 
     intake: Wake = field(default_factory=Wake)
+    holding: Wake = field(default_factory=Wake)
     inputs: Wake = field(default_factory=Wake)
     planning: Wake = field(default_factory=Wake)
     launches: Wake = field(default_factory=Wake)
@@ -39,6 +40,7 @@ class Wakes:
     machines: Wake = field(default_factory=Wake)
     inbox: Wake = field(default_factory=Wake)
     logs: Wake = field(default_factory=Wake)
+    schedules: Wake = field(default_factory=Wake)
 
 
 @dataclass(slots=True)

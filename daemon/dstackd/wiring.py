@@ -8,6 +8,8 @@ from dstackd.admission import Admission
 from dstackd.aws.backend import AwsBackend
 from dstackd.catalogue import Catalogue
 from dstackd.config import Settings
+from dstackd.controllers.archiving import Archiving
+from dstackd.controllers.holding import Holding
 from dstackd.controllers.inbox import Inbox
 from dstackd.controllers.inputs import Inputs
 from dstackd.controllers.intake import Intake
@@ -19,11 +21,13 @@ from dstackd.controllers.planning import Planning, PlanningBounds
 from dstackd.controllers.reaper import Reaper
 from dstackd.controllers.retention import Retention
 from dstackd.controllers.reusing import Reusing
+from dstackd.controllers.schedules import Schedules
 from dstackd.core.instance import Snapshot
 from dstackd.log_files import LogFiles
 from dstackd.market import MarketBlocks
 from dstackd.ports import Clock
 from dstackd.store.engine import Database
+from dstackd.store.lease import Tenure
 from dstackd.supervisor import Supervised
 from dstackd.terms import EnsureIdentity, LaunchPreparation
 from dstackd.vitals import Vitals
@@ -37,6 +41,12 @@ class Parts:
     settings: Settings
     clock: Clock
     database: Database
+    """As an application has it: for what any daemon may do, whoever owns the backend."""
+    owned: Database
+    """The same for the loops: their writes fail once another daemon owns the backend."""
+    tenure: Tenure
+    holder: str
+    """This process, in the lease."""
     backend: AwsBackend
     owner: str
     files: LogFiles
@@ -54,6 +64,8 @@ def build_loops(parts: Parts) -> list[Supervised]:
     wakes, loops = parts.wakes, parts.settings.loops
     return [
         Supervised(_intake(parts), wakes.intake),
+        Supervised(_holding(parts), wakes.holding),
+        Supervised(_schedules(parts), wakes.schedules),
         Supervised(_inputs(parts), wakes.inputs),
         Supervised(_planning(parts), wakes.planning),
         Supervised(_launches(parts), wakes.launches),
@@ -65,12 +77,32 @@ def build_loops(parts: Parts) -> list[Supervised]:
         Supervised(_interruptions(parts), Wake()),
         Supervised(_logs(parts), wakes.logs, spacing_s=loops.logs_s),
         Supervised(_retention(parts), Wake()),
+        Supervised(_archiving(parts), Wake()),
     ]
 
 
 def _intake(parts: Parts) -> Intake:
     return Intake(
-        parts.database,
+        parts.owned,
+        admit=Admission(parts.settings.inputs.allowed_roots),
+        clock=parts.clock,
+        wakes=parts.wakes,
+        interval_s=parts.settings.loops.intake_fallback_s,
+    )
+
+
+def _holding(parts: Parts) -> Holding:
+    return Holding(
+        parts.owned,
+        clock=parts.clock,
+        wakes=parts.wakes,
+        interval_s=parts.settings.loops.intake_fallback_s,
+    )
+
+
+def _schedules(parts: Parts) -> Schedules:
+    return Schedules(
+        parts.owned,
         admit=Admission(parts.settings.inputs.allowed_roots),
         clock=parts.clock,
         wakes=parts.wakes,
@@ -80,7 +112,7 @@ def _intake(parts: Parts) -> Intake:
 
 def _inputs(parts: Parts) -> Inputs:
     return Inputs(
-        parts.database,
+        parts.owned,
         bucket=parts.backend.bucket,
         allowed_roots=parts.settings.inputs.allowed_roots,
         spool=parts.settings.state.directory / "inputs",
@@ -107,7 +139,7 @@ def _planning(parts: Parts) -> Planning:
         limits=settings.limits.for_decisions(),
     )
     return Planning(
-        parts.database,
+        parts.owned,
         compute=parts.backend.compute,
         blocks=parts.blocks,
         catalogue=parts.catalogue,
@@ -124,7 +156,7 @@ def _planning(parts: Parts) -> Planning:
 
 def _launches(parts: Parts) -> Launches:
     return Launches(
-        parts.database,
+        parts.owned,
         compute=parts.backend.compute,
         bucket=parts.backend.bucket,
         blocks=parts.blocks,
@@ -136,7 +168,7 @@ def _launches(parts: Parts) -> Launches:
 
 def _reusing(parts: Parts) -> Reusing:
     return Reusing(
-        parts.database,
+        parts.owned,
         bucket=parts.backend.bucket,
         concurrent_max=parts.settings.limits.launches_concurrent_max,
         clock=parts.clock,
@@ -164,7 +196,7 @@ def _machines(parts: Parts, inbox: Inbox) -> Machines:
         parts.vitals.first_pass_done = True
 
     return Machines(
-        parts.database,
+        parts.owned,
         compute=parts.backend.compute,
         bucket=parts.backend.bucket,
         drain_inbox=inbox.drain,
@@ -182,7 +214,7 @@ def _machines(parts: Parts, inbox: Inbox) -> Machines:
 def _inbox(parts: Parts) -> Inbox:
     loops = parts.settings.loops
     return Inbox(
-        parts.database,
+        parts.owned,
         bucket=parts.backend.bucket,
         heartbeats=parts.heartbeats,
         clock=parts.clock,
@@ -195,7 +227,7 @@ def _inbox(parts: Parts) -> Inbox:
 
 def _interruptions(parts: Parts) -> Interruptions:
     return Interruptions(
-        parts.database,
+        parts.owned,
         compute=parts.backend.compute,
         clock=parts.clock,
         wakes=parts.wakes,
@@ -206,7 +238,7 @@ def _interruptions(parts: Parts) -> Interruptions:
 def _logs(parts: Parts) -> Logs:
     loops = parts.settings.loops
     return Logs(
-        parts.database,
+        parts.owned,
         source=parts.backend.logs,
         files=parts.files,
         clock=parts.clock,
@@ -217,9 +249,19 @@ def _logs(parts: Parts) -> Logs:
     )
 
 
+def _archiving(parts: Parts) -> Archiving:
+    return Archiving(
+        parts.owned,
+        bucket=parts.backend.bucket,
+        clock=parts.clock,
+        interval_s=parts.settings.loops.retention_s,
+        keep_days=parts.settings.retention.keep_days,
+    )
+
+
 def _retention(parts: Parts) -> Retention:
     return Retention(
-        parts.database,
+        parts.owned,
         bucket=parts.backend.bucket,
         files=parts.files,
         clock=parts.clock,

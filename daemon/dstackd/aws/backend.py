@@ -17,6 +17,7 @@ from dstackd.aws.identity import IdentitySetup
 from dstackd.aws.logs import CloudWatchLogs
 from dstackd.aws.recorder import CallRecorder
 from dstackd.aws.session import open_clients
+from dstackd.aws.tap import Permit
 from dstackd.ports import Bucket, Clock, Compute, LogSource
 from dstackd.protocol import job_log_group
 
@@ -34,14 +35,21 @@ class AwsBackend:
 
 @asynccontextmanager
 async def open_backend(
-    access: AwsAccess, *, owner: str, clock: Clock, recorder: CallRecorder, cache_dir: Path
+    access: AwsAccess,
+    *,
+    owner: str,
+    clock: Clock,
+    recorder: CallRecorder,
+    cache_dir: Path,
+    permit: Permit = lambda: None,
 ) -> AsyncIterator[AwsBackend]:
     """Make every client (about half a second, before serving); close them at the end.
 
+    `permit` raises CloudError while this daemon may not change anything: then no such request leaves.
     `owner` is the installation id that tags the machines. `cache_dir` may be shared by backends and
     need not exist. No call is made before the first use.
     """
-    async with open_clients(access, recorder=recorder, clock=clock) as clients:
+    async with open_clients(access, recorder=recorder, clock=clock, permit=permit) as clients:
         compute = Ec2Compute(
             clients,
             access,

@@ -89,6 +89,7 @@ def launched(answer: Mapping[str, Untyped]) -> tuple[Launched, ...]:
         Launched(
             instance_id=instance["InstanceId"],
             launch_index=_index(instance),
+            launched_at_ms=int(instance["LaunchTime"].timestamp() * 1000),
             spot_request_id=instance.get("SpotInstanceRequestId", ""),
             private_ip=instance.get("PrivateIpAddress", ""),
         )

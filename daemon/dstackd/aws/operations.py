@@ -91,3 +91,10 @@ OPERATIONS: Mapping[tuple[str, str], tuple[Permission, ...]] = MappingProxyType(
         ("sts", "GetCallerIdentity"): (),  # works even under an explicit deny (STS API reference)
     }
 )
+
+_READS = ("Describe", "Filter", "Get", "Head", "List")
+
+
+def changes_something(operation: str) -> bool:
+    """Whether a call of it leaves the account other than it was."""
+    return not operation.startswith(_READS)

@@ -23,7 +23,7 @@ from dstackd.aws.lifecycle import watch_answers
 from dstackd.aws.pacing import Pacing, Sleep
 from dstackd.aws.recorder import CallRecorder
 from dstackd.aws.strict_parser import StrictParserFactory
-from dstackd.aws.tap import Tap
+from dstackd.aws.tap import Permit, Tap
 from dstackd.aws.untyped import Untyped
 from dstackd.ports import Clock
 
@@ -51,9 +51,16 @@ class Clients:
 
 @asynccontextmanager
 async def open_clients(
-    access: AwsAccess, *, recorder: CallRecorder, clock: Clock, sleep: Sleep = anyio.sleep
+    access: AwsAccess,
+    *,
+    recorder: CallRecorder,
+    clock: Clock,
+    sleep: Sleep = anyio.sleep,
+    permit: Permit = lambda: None,
 ) -> AsyncIterator[Clients]:
-    """Open every client; they close when the context ends. `sleep` goes by the clock's monotonic time."""
+    """Open every client; they close when the context ends. `sleep` goes by the clock's monotonic time; `permit` is asked before
+    each request that changes something.
+    """
     session = AioSession()
     session.register_component("response_parser_factory", StrictParserFactory())
     pacing = Pacing(access.ec2_limits, clock=clock, recorder=recorder, sleep=sleep)
@@ -67,7 +74,7 @@ async def open_clients(
                     service, config=_config(access, attempts_max), **_place(access)
                 )
             )
-            tap = Tap(service, recorder=recorder, clock=clock, pacing=pacing)
+            tap = Tap(service, recorder=recorder, clock=clock, permit=permit, pacing=pacing)
             tap.attach(client.meta.events)
             if service == "s3":
                 watch_answers(client)

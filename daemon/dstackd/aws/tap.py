@@ -1,18 +1,27 @@
-"""A tap on a client's event system. Law: no call leaves that is not in the table, and each attempt is counted."""
+"""A tap on a client's event system. Law: no call leaves that is not in the table, each attempt is counted, and what changes
+something leaves only with a permit of that moment.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import structlog
 from botocore.exceptions import ClientError  # type: ignore[import-untyped] # ships no types
 
 from dstackd.aws.error_table import rule_for
-from dstackd.aws.operations import OPERATIONS
+from dstackd.aws.operations import OPERATIONS, changes_something
 from dstackd.aws.pacing import Pacing
 from dstackd.aws.recorder import CallRecorder
-from dstackd.aws.translation import error_of, translate
+from dstackd.aws.translation import UNREADABLE, date_of, error_of, translate
 from dstackd.aws.untyped import Untyped
 from dstackd.errors import require
 from dstackd.ports import Clock
 
+log = structlog.get_logger(__name__)
+
+NOTABLE_MS = 10_000
+"""EC2 refuses a signature that is five minutes off, S3 one of fifteen: the operator should know before."""
 _SENT_S = "dstackd_sent_s"
 _ASKED_BY_BOTOCORE = ("s3", "HeadBucket")
 """After a redirect that does not say where to: botocore would ask for the bucket's region, which the policy does not allow. With
@@ -20,13 +29,26 @@ no answer it raises the redirect itself, which is what the operator has to hear.
 """
 
 
+Permit = Callable[[], None]
+"""Asked before each HTTP request that changes something: it raises when this daemon may not send it. The SDK repeats a call by
+itself, so that the beginning of a call would be too early.
+"""
+
+
 class Tap:
     """The hooks of one client. Botocore calls them with keywords only, and more of them with each release."""
 
     def __init__(
-        self, service: str, *, recorder: CallRecorder, clock: Clock, pacing: Pacing | None = None
+        self,
+        service: str,
+        *,
+        recorder: CallRecorder,
+        clock: Clock,
+        permit: Permit,
+        pacing: Pacing | None = None,
     ) -> None:
         self._service = service
+        self._permit = permit
         self._pacing = pacing
         self._recorder = recorder
         self._clock = clock
@@ -51,7 +73,9 @@ class Tap:
         if self._pacing is not None and _SENT_S in request.context:
             await self._pacing.repeat()
 
-    def _sent(self, *, request: Untyped, **_: Untyped) -> None:
+    def _sent(self, *, event_name: str, request: Untyped, **_: Untyped) -> None:
+        if changes_something(event_name.rpartition(".")[2]):
+            self._permit()
         request.context[_SENT_S] = self._clock.monotonic_s()
 
     def _answered(
@@ -72,6 +96,8 @@ class Tap:
             self._recorder.record(name, seconds=seconds, code=failure.code, error=type(failure))
             return
         code, message, status = error_of(parsed_response)
+        if code != UNREADABLE:  # that may be a proxy's, whose clock is nobody's
+            self._learn_time(parsed_response, seconds)
         if not code:
             self._recorder.record(name, seconds=seconds)
             return
@@ -79,3 +105,10 @@ class Tap:
         self._recorder.record(name, seconds=seconds, code=code, error=rule.error)
         if self._pacing is not None:
             self._pacing.refused(operation, code, message, sent_s=now_s - seconds)
+
+    def _learn_time(self, parsed_response: Untyped, took_s: float) -> None:
+        """Signatures, machines' reports and EC2's launch times go by AWS's clock; so do we."""
+        told_ms = date_of(parsed_response)
+        moved_ms = 0 if told_ms is None else self._clock.learn(told_ms, took_s=took_s)
+        if abs(moved_ms) > NOTABLE_MS:
+            log.warning("wall_clock_wrong", behind_s=round(moved_ms / 1000))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 
 import aiohttp
 import botocore.exceptions as raised  # type: ignore[import-untyped] # botocore ships no types
@@ -111,3 +112,12 @@ def error_of(response: Untyped) -> tuple[str, str, int]:
     if not code and status >= ERROR_FROM:
         code = UNREADABLE
     return code, str(error.get("Message") or ""), status
+
+
+def date_of(response: Untyped) -> int | None:
+    """The Date header of an answer, in milliseconds since 1970; None: it has none that can be read."""
+    header = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+    try:
+        return int(parsedate_to_datetime(header).timestamp() * 1000)
+    except (TypeError, ValueError, OverflowError):
+        return None

@@ -17,6 +17,7 @@ from dstackd.cli.text import (
     count_text,
     duration_text,
     moment_text,
+    need_text,
     size_text,
     table,
 )
@@ -49,6 +50,8 @@ def lines_of(answer: Row, *, now_ms: float) -> Iterator[str]:
     """The whole description."""
     job, attempts = answer["job"], answer["attempts"]
     yield from _head(job, attempts, answer["elements"], now_ms=now_ms)
+    if needs := answer.get("needs"):
+        yield _field("Needs", "; ".join(map(need_text, needs)))
     yield "Spec"
     yield from (f"  {line}" for line in _spec_lines(job["spec"]))
     for attempt in attempts:
@@ -71,7 +74,11 @@ def _head(
         yield _field("Reason", ": ".join(filter(None, (job["reason"], job["message"]))))
     if job["exit_code"] is not None:
         yield _field("Exit code", job["exit_code"])
+    if job["unique_key"] is not None:
+        yield _field("Unique key", job["unique_key"])
     yield _field("Submitted", _ago(job["submitted_at_ms"], now_ms=now_ms))
+    if job["run_at_ms"] is not None:
+        yield _field("Run at", moment_text(job["run_at_ms"]))
     if job["finished_at_ms"] is not None:
         yield _field("Finished", _ago(job["finished_at_ms"], now_ms=now_ms))
     ran = f"{len(attempts)}, of which {job['ran_attempts']} ran" if attempts else "none yet"

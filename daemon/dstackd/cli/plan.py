@@ -14,7 +14,7 @@ from dstackd.cli.api import connect
 from dstackd.cli.failures import say
 from dstackd.cli.options import config_option, json_option
 from dstackd.cli.spec_options import spec_options
-from dstackd.cli.text import count_text, moment_text, table, terminal_width
+from dstackd.cli.text import count_text, moment_text, need_text, table, terminal_width
 from dstackd.cli.written import WithCommand, checked_specs, sent_spec, written_specs
 from dstackd.plain_text import harmless
 
@@ -109,6 +109,8 @@ def price_text(usd_h: float, *, estimated: bool) -> str:
 
 def _verdict(answer: Row, *, shown: int) -> Iterator[str]:
     offerings, first, total = answer["offerings"], answer["first"], answer["total"]
+    if needs := answer.get("needs"):
+        yield f"first it needs {'; '.join(map(need_text, needs))}"
     if shown < total:
         more = f"; more: -n {len(offerings)}" if shown < len(offerings) else ""
         yield f"{shown} of {count_text(total, 'offering')} shown{more}"

@@ -13,6 +13,7 @@ from dstackd.cli.overriding import override
 
 _MODULES: Final = {
     "artifacts": "artifacts",
+    "backup": "backup",
     "config": "config_commands",
     "demo": "daemon_commands",
     "describe": "describe",
@@ -26,6 +27,7 @@ _MODULES: Final = {
     "ps": "ps",
     "reap": "reap",
     "run": "daemon_commands",
+    "schedules": "schedules",
     "stop": "stop",
     "submit": "submit",
     "version": "program",

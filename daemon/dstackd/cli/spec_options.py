@@ -51,6 +51,12 @@ _OPTIONS: Final = (
     click.option("--max-attempts", type=int, metavar="N", help="Attempts that may run."),
     click.option("--retry-within", metavar="DURATION", help="No attempt after it."),
     click.option("--resume", is_flag=True, help="Restore the artifacts of the attempt before."),
+    click.option(
+        "--depends-on",
+        multiple=True,
+        metavar="ID[:any]",
+        help="Needs this job to succeed first, or just to end; may repeat.",
+    ),
     click.option("-l", "--label", multiple=True, metavar="KEY=VALUE", help="May repeat."),
 )
 # option: (section of the spec or "", field)
@@ -78,6 +84,7 @@ _FIELDS: Final = {
     "retry_within": ("retry", "within"),
     "resume": ("", "resume"),
     "label": ("", "labels"),
+    "depends_on": ("", "depends_on"),
 }
 
 
@@ -109,7 +116,14 @@ def spec_of_options(command: Sequence[str], options: dict[str, Any]) -> dict[obj
 def _as_written(option: str, value: object) -> object:
     if option == "label" and isinstance(value, tuple):
         return dict(_assignment(each) for each in value)
+    if option == "depends_on" and isinstance(value, tuple):
+        return [_dependency(each) for each in value]
     return list(value) if isinstance(value, tuple) else value
+
+
+def _dependency(written: str) -> object:
+    job_id, colon, on = written.partition(":")
+    return {"id": job_id, "on": on} if colon else job_id
 
 
 def _assignment(written: str) -> tuple[str, str]:

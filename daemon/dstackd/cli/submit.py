@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,12 @@ from dstackd.spec.model import JobSpec
 @spec_options
 @click.option("--project", metavar="TEXT", help="Column project of the row.")
 @click.option("--priority", type=int, metavar="N", help="-1000 to 1000; larger goes first.")
+@click.option(
+    "--unique-key", metavar="TEXT", help="A job of the project that has it is answered instead."
+)
+@click.option(
+    "--run-at", metavar="TIME", help="Not before: 2027-01-31T06:00:00+01:00 (UTC if no offset)."
+)
 @click.option("--wait", "wait", is_flag=True, help="Stay until it is over; exit with its code.")
 @click.option("--dry-run", is_flag=True, help="Print the spec with every default; submit nothing.")
 @config_option
@@ -36,6 +42,8 @@ def submit(
     files: tuple[str, ...],
     project: str | None,
     priority: int | None,
+    unique_key: str | None,
+    run_at: str | None,
     wait: bool,
     dry_run: bool,
     config: Path | None,
@@ -55,8 +63,12 @@ def submit(
         for spec in specs:
             click.echo(json.dumps(to_json(spec), indent=2, sort_keys=True))
         return
+    if unique_key is not None and len(specs) > 1:
+        raise click.UsageError(f"--unique-key is one job's: there are {len(specs)} here")
     daemon = connect(config)
-    ids = _send(daemon, written, specs, project=project, priority=priority)
+    row = {"project": project, "priority": priority, "unique_key": unique_key, "run_at": run_at}
+    given = {name: value for name, value in row.items() if value is not None}
+    ids = _send(daemon, written, specs, given)
     if wait:
         with detaching(ids):
             code = wait_for_jobs(daemon, ids, timeout_s=None)
@@ -67,12 +79,8 @@ def _send(
     daemon: Daemon,
     written: Sequence[Written],
     specs: Sequence[JobSpec],
-    *,
-    project: str | None,
-    priority: int | None,
+    given: Mapping[str, object],
 ) -> list[str]:
-    row = {"project": project, "priority": priority}
-    given = {name: value for name, value in row.items() if value is not None}
     ids: list[str] = []
     for each, spec in zip(written, specs, strict=True):
         try:
@@ -82,5 +90,7 @@ def _send(
                 say(f"{len(ids)} of {len(specs)} jobs were submitted before this:")
             raise
         ids.append(str(answer["id"]))
+        if answer.get("existing"):
+            say(f"{ids[-1]} has this key already; nothing was inserted")
         click.echo(ids[-1])
     return ids

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from dstackd.plain_text import harmless
 
@@ -168,3 +168,9 @@ def _without_spare(
 def _padded(cell: str, width: int, *, to_right: bool) -> str:
     room = " " * (width - width_of(cell))
     return room + cell if to_right else cell + room
+
+
+def need_text(need: Mapping[str, Any]) -> str:
+    """`3f0c to succeed (running)`."""
+    verb = "succeed" if need["on"] == "success" else "end"
+    return f"{need['id']} to {verb} ({need['phase'] or 'no such job'})"

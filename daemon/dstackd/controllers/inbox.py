@@ -62,7 +62,7 @@ class Inbox:
 
     async def step(self) -> float:
         """One look at the bucket, if a machine of ours may exist."""
-        if not await self._database.read(machine_store.anything_live):
+        if not await self._database.read_own(machine_store.anything_live):
             return self.interval_s
         await self._drain()
         await self._read_heartbeats()
@@ -70,7 +70,7 @@ class Inbox:
 
     async def drain(self) -> None:
         """Record every event that lies in the inbox now. Raises CloudError when the bucket does not answer."""
-        if await self._database.read(machine_store.anything_live):
+        if await self._database.read_own(machine_store.anything_live):
             await self._drain()
 
     async def _drain(self) -> None:

@@ -90,7 +90,7 @@ class Inputs:
             return False
         batch = _Batch()
         alike: dict[tuple[InputSpec, ...], list[Job]] = {}
-        for job in await self._database.read(store.jobs_to_stage):
+        for job in await self._database.read_own(store.jobs_to_stage):
             if not job.cancel_requested and job.id not in staging.seen:
                 staging.seen.add(job.id)
                 local = tuple(each for each in job.spec.inputs if not each.is_s3)
@@ -186,7 +186,7 @@ class Inputs:
         """Write what is old and still needed again, and have what is gone staged again. First of all, clear what a dead daemon left."""
         if self._renewed_at_s is None:
             await to_thread.run_sync(self._clear_spool)
-        needed = await self._database.read(staged.needed_digests)
+        needed = await self._database.read_own(staged.needed_digests)
         if not needed:
             return
         heads = {head.key: head for head in await self._bucket.list(protocol.INPUT_PREFIX)}
@@ -211,7 +211,7 @@ class Inputs:
         """Only of queued jobs: a machine that is under way has read its inputs, or will say that it could not."""
 
         async def read(connection: Connection) -> list[Job]:
-            return await staged.queued_with(connection, missing)
+            return await staged.queued_with(connection, missing, backend=self._database.backend)
 
         jobs = await self._database.read(read)
         if jobs:
@@ -236,9 +236,10 @@ class Inputs:
         phase: Phase | None = None,
         digests: list[str] | None = None,
     ) -> frozenset[str]:
-        """The same move for each; returns the ids of those that somebody else has moved on."""
+        """The same move for each; returns the ids of those that somebody else has moved on. What holds a job goes on holding it."""
         now_ms = self._clock.now_ms()
-        changes = JobChanges() if digests is None else JobChanges(inputs_digest=json.dumps(digests))
+        written = json.dumps(digests) if digests else store.UNSTAGED
+        changes = JobChanges() if digests is None else JobChanges(inputs_digest=written)
         moves = [
             Move(
                 job.id,
@@ -246,9 +247,9 @@ class Inputs:
                 Phase.QUEUED,
                 now_ms,
                 phase=phase,
-                reason=reason,
-                message=message,
-                next_visit_at_ms=now_ms,
+                reason=job.reason if phase is None and job.held else reason,
+                message=job.message if phase is None and job.held else message,
+                next_visit_at_ms=job.next_visit_at_ms if phase is None and job.held else now_ms,
                 changes=changes,
             )
             for job in jobs

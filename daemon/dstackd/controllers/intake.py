@@ -5,31 +5,30 @@ Arrays live here too: a row with `array: n` becomes n rows, and follows them to 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import structlog
 
+from dstackd.arrays import array_problem, expand, expanded_text
 from dstackd.core.array import decide_array
+from dstackd.core.dependency import hold_for
+from dstackd.core.holding import decide_hold
 from dstackd.core.phase import Phase, Reason
 from dstackd.errors import StaleRow
 from dstackd.ports import Clock
-from dstackd.spec.canonical import to_text
 from dstackd.spec.errors import FieldError, SpecError
 from dstackd.spec.model import JobSpec
-from dstackd.spec.parse import parse_spec_json
 from dstackd.store import jobs as store
+from dstackd.store.dependencies import Wanted, add_dependencies, dependency_problems
 from dstackd.store.engine import Connection, Database
-from dstackd.store.moves import JobChanges, Move, save_fresh_moves, save_moves
+from dstackd.store.moves import FAR_MS, JobChanges, Move, save_fresh_moves, save_moves
 from dstackd.wake import Wakes
 
 log = structlog.get_logger(__name__)
 
 PASS_MAX = 200
 """Rows of one transaction: long enough to be cheap, short enough not to hold submitters up."""
-
-ID_CHARS_MAX = 64
-"""What the table's CHECK allows."""
 
 Judged = tuple[store.Submission, JobSpec | SpecError]
 
@@ -68,45 +67,67 @@ class Intake:
             return False
         judged: list[Judged] = [(each, self._judge(each)) for each in submissions]
 
-        now_ms = self._clock.now_ms()
-
-        async def work(connection: Connection) -> list[Judged]:
-            named = [await _check_names(connection, *each) for each in judged]
-            await save_moves(connection, [_move(*each, now_ms) for each in named])
-            for submission, verdict in named:
-                count = _array_count(submission, verdict)
-                if count is not None and isinstance(verdict, JobSpec):
-                    await store.add_array_elements(
-                        connection,
-                        parent_id=submission.id,
-                        element_spec=to_text(replace(verdict, array=None)),
-                        count=count,
-                    )
-            return named
-
         try:
-            judged = await self._database.write(work)
+            judged = await self._save(judged)
         except StaleRow:  # a submitter changed a row under us: read again
             return True
+        except store.REFUSED as error:  # one of them, for a reason that nobody has foreseen
+            log.exception("rows_refused", rows=len(judged), error=str(error))
+            judged = [await self._save_alone(each) for each in judged]
         for submission, verdict in judged:
             if isinstance(verdict, SpecError):
                 log.warning("job_rejected", job_id=submission.id, problem=str(verdict))
         self._wakes.inputs.ring()
+        self._wakes.holding.ring()
         self._wakes.planning.ring()
         return len(submissions) == PASS_MAX or any(
-            _array_count(submission, verdict) for submission, verdict in judged
+            _is_expanded(submission, verdict) for submission, verdict in judged
         )
 
-    def _judge(self, submission: store.Submission) -> JobSpec | SpecError:
+    async def _save(self, judged: Sequence[Judged]) -> list[Judged]:
+        now_ms = self._clock.now_ms()
+
+        async def work(connection: Connection) -> list[Judged]:
+            named = [await _check_names(connection, *each) for each in judged]
+            refused = await dependency_problems(connection, _wanted(named))
+            named = [(each, refused.get(each.id, verdict)) for each, verdict in named]
+            await save_moves(
+                connection, [_move(*each, now_ms, self._database.backend) for each in named]
+            )
+            await add_dependencies(connection, _wanted(named))
+            for submission, verdict in named:
+                if isinstance(verdict, JobSpec) and _is_expanded(submission, verdict):
+                    await expand(connection, submission.id, verdict)
+            return named
+
+        return await self._database.write(work)
+
+    async def _save_alone(self, judged: Judged) -> Judged:
+        """In a transaction of its own; rejected where the database refuses it."""
         try:
-            spec = parse_spec_json(submission.spec)
+            (saved,) = await self._save([judged])
+        except StaleRow:
+            return judged  # the next pass reads it again
+        except store.REFUSED as error:
+            problem = f"the database refuses it: {error}".partition("\n")[0]
+            fix = "insert it again in another form, and tell those who run the daemon"
+            (saved,) = await self._save(
+                [(judged[0], SpecError([FieldError("spec", problem, fix)]))]
+            )
+        return saved
+
+    def _judge(self, submission: store.Submission) -> JobSpec | SpecError:
+        spec = store.read_spec(submission.spec)
+        if isinstance(spec, SpecError):
+            return spec
+        try:
             self._admit(spec)
         except SpecError as error:
             return error
         return spec
 
     async def _follow_arrays(self) -> None:
-        for array, elements in await self._database.read(store.open_arrays):
+        for array, elements in await self._database.read_own(store.open_arrays):
             decision = decide_array(array, elements)
             if decision.cancel:
 
@@ -143,19 +164,9 @@ class Intake:
 async def _check_names(
     connection: Connection, submission: store.Submission, verdict: JobSpec | SpecError
 ) -> Judged:
-    """An array whose elements could not have their ids is refused, rather than its transaction with all others in it."""
     count = _array_count(submission, verdict)
-    if count is None:
-        return submission, verdict
-    ids = [store.element_id(submission.id, index) for index in range(count)]
-    if len(ids[-1]) > ID_CHARS_MAX:
-        problem = f"the last element's id, {ids[-1]}, has more than {ID_CHARS_MAX} characters"
-        fix = "insert the array with a shorter id, or without one"
-    elif (taken := await store.first_taken(connection, ids)) is not None:
-        problem, fix = f"there is a job {taken} already", "insert the array with another id"
-    else:
-        return submission, verdict
-    return submission, SpecError([FieldError("array", problem, fix)])
+    problem = None if count is None else await array_problem(connection, submission.id, count)
+    return submission, verdict if problem is None else SpecError([problem])
 
 
 def _array_count(submission: store.Submission, verdict: JobSpec | SpecError) -> int | None:
@@ -165,22 +176,54 @@ def _array_count(submission: store.Submission, verdict: JobSpec | SpecError) -> 
     return verdict.array
 
 
-def _move(submission: store.Submission, verdict: JobSpec | SpecError, now_ms: int) -> Move:
+def _is_expanded(submission: store.Submission, verdict: JobSpec | SpecError) -> bool:
+    """Whether the row becomes its elements now. An array that needs other jobs waits for them as one row."""
+    has_needs = isinstance(verdict, JobSpec) and verdict.depends_on
+    return not has_needs and _array_count(submission, verdict) is not None
+
+
+def _wanted(judged: Sequence[Judged]) -> Wanted:
+    """What the jobs that are about to be accepted need."""
+    return {
+        submission.id: verdict.depends_on
+        for submission, verdict in judged
+        if isinstance(verdict, JobSpec) and not submission.cancel_requested and verdict.depends_on
+    }
+
+
+def _move(
+    submission: store.Submission, verdict: JobSpec | SpecError, now_ms: int, backend: str | None
+) -> Move:
     move = Move(submission.id, submission.version, Phase.SUBMITTED, now_ms)
     if submission.cancel_requested:
         message = "cancelled before it was accepted"
         return replace(move, phase=Phase.CANCELLED, reason=Reason.CANCEL_REQUESTED, message=message)
     if isinstance(verdict, SpecError):
         return replace(move, phase=Phase.REJECTED, reason=Reason.BAD_SPEC, message=str(verdict))
-    name = _element_name(verdict.name, submission.array_index)
+    changes = JobChanges(name=_element_name(verdict.name, submission.array_index))
+    if backend is not None:
+        changes["backend"] = backend
+    if not all(each.is_s3 for each in verdict.inputs):
+        changes["inputs_digest"] = store.UNSTAGED
+    if verdict.depends_on:
+        return _held_for_others(move, verdict, changes)
     if verdict.array is not None:
-        message = f"{verdict.array} jobs, {move.job_id}-0 to {move.job_id}-{verdict.array - 1}"
         return replace(
             move,
             phase=Phase.RUNNING,
             reason=Reason.ARRAY_EXPANDED,
-            message=message,
-            changes=JobChanges(name=name),
+            message=expanded_text(move.job_id, verdict.array),
+            changes=changes,
+        )
+    hold = decide_hold(run_at_ms=submission.run_at_ms, cancel_requested=False, now_ms=now_ms)
+    if hold is not None:
+        return replace(
+            move,
+            phase=Phase.QUEUED,
+            reason=hold.reason,
+            message=hold.message,
+            next_visit_at_ms=FAR_MS if hold.until_ms is None else hold.until_ms,
+            changes=JobChanges(**changes, held=1),
         )
     return replace(
         move,
@@ -188,7 +231,22 @@ def _move(submission: store.Submission, verdict: JobSpec | SpecError, now_ms: in
         reason=Reason.ACCEPTED,
         message="waits for its launch",
         next_visit_at_ms=now_ms,
-        changes=JobChanges(name=name),
+        changes=changes,
+    )
+
+
+def _held_for_others(move: Move, spec: JobSpec, changes: JobChanges) -> Move:
+    """Whether they have ended already is `holding`'s to see, at once."""
+    if spec.array is not None:  # its elements bring their inputs
+        changes.pop("inputs_digest", None)
+    hold = hold_for(spec.depends_on)
+    return replace(
+        move,
+        phase=Phase.QUEUED,
+        reason=hold.reason,
+        message=hold.message,
+        next_visit_at_ms=0,
+        changes=JobChanges(**changes, held=1),
     )
 
 

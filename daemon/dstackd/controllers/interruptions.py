@@ -42,7 +42,7 @@ class Interruptions:
 
     async def step(self) -> float:
         """Note the notices that no machine has reported."""
-        unnoticed = await self._database.read(store.unnoticed_spot_machines)
+        unnoticed = await self._database.read_own(store.unnoticed_spot_machines)
         if not unnoticed:
             return self.interval_s
         taken = await self._compute.reclaimed() & unnoticed

@@ -64,9 +64,9 @@ class Launches:
         self._bucket = bucket
         self._blocks = blocks
         self._concurrent_max = concurrent_max
-        self._began_ms = clock.now_ms()
-        self._sent_before: set[str] = set()
-        """Intents whose call may have gone out, and whose answer did not come."""
+        self._is_first_pass = True
+        self._sent_s: dict[str, float] = {}
+        """Intents whose call may have gone out, and whose answer did not come -> when that was last so, by the monotonic clock."""
         self._under_way = 0
         """Calls of the pass that have not ended."""
         self._clock = clock
@@ -78,6 +78,10 @@ class Launches:
         tried: set[str] = set()
         until_s = self._clock.monotonic_s() + PASS_S
         limiter = anyio.CapacityLimiter(self._concurrent_max)
+        if self._is_first_pass:  # an earlier process may have sent what is open
+            open_ids = [launch.id for launch in await self._open()]
+            self._sent_s = dict.fromkeys(open_ids, self._clock.monotonic_s())
+            self._is_first_pass = False
         async with anyio.create_task_group() as calls:
             while self._clock.monotonic_s() < until_s:
                 for launch in await self._open():
@@ -88,12 +92,15 @@ class Launches:
                 if not self._under_way:
                     break
                 await self._wakes.launches.wait(self.interval_s)
-        open_ids = {launch.id for launch in await self._open()}
-        self._sent_before &= open_ids
-        return REPLAY_S if open_ids else self.interval_s
+        if not tried:
+            self._sent_s.clear()
+            return self.interval_s
+        left_ids = {launch.id for launch in await self._open()}
+        self._sent_s = {each: at_s for each, at_s in self._sent_s.items() if each in left_ids}
+        return REPLAY_S if left_ids else self.interval_s
 
     async def _open(self) -> list[store.Launch]:
-        return await self._database.read(store.open_launches)
+        return await self._database.read_own(store.open_launches)
 
     async def _perform_limited(self, launch: store.Launch, limiter: anyio.CapacityLimiter) -> None:
         async with limiter:
@@ -110,7 +117,7 @@ class Launches:
             await self._bucket.put(protocol.launch_key(launch.id), launch.document.encode())
             launched = await self._compute.launch(launch.request)
         except (Throttled, CloudUnavailable) as error:
-            self._sent_before.add(launch.id)
+            self._sent_s[launch.id] = self._clock.monotonic_s()
             log.warning(
                 "launch_unanswered", launch=launch.id, code=error.code, problem=error.message
             )
@@ -155,7 +162,7 @@ class Launches:
 
         A call whose answer was lost may have launched, and what repeats it may be refused for another reason: the
         machines have come and gone, the credentials have changed, the parameters are made by a newer version. So an
-        intent is closed only when EC2 shows nothing of it, and has had the time to show it.
+        intent is closed only when EC2 shows nothing of it, and has had the time to show what the last such call has launched.
         """
         try:
             snapshot = await self._compute.snapshot()
@@ -167,17 +174,25 @@ class Launches:
         found = [each for each in snapshot.instances.values() if each.launch_id == launch.id]
         if found:
             return tuple(
-                Launched(each.instance_id, each.launch_index, each.spot_request_id, each.private_ip)
+                Launched(
+                    each.instance_id,
+                    each.launch_index,
+                    each.launched_at_ms,
+                    each.spot_request_id,
+                    each.private_ip,
+                )
                 for each in sorted(found, key=lambda each: each.launch_index)
             )
-        age_ms = self._clock.now_ms() - launch.created_at_ms
-        is_older = launch.created_at_ms < self._began_ms  # an earlier process may have sent it
-        if (is_older or launch.id in self._sent_before) and age_ms < VISIBILITY_GRACE_MS:
+        sent_s = self._sent_s.get(launch.id)
+        if sent_s is not None and self._clock.monotonic_s() - sent_s < VISIBILITY_GRACE_MS / 1000:
             return None
         await self._refused(launch, error)
         return None
 
     async def _refused(self, launch: store.Launch, error: CloudError) -> None:
+        if launch.id in self._sent_s:
+            # A call of an earlier process that stalls may yet arrive. Its machines must not find jobs that go elsewhere.
+            await self._bucket.delete([protocol.launch_key(launch.id)])
         now_ms = self._clock.now_ms()
         reason = _REASON.get(type(error), Reason.UNAUTHORIZED)
         if isinstance(error, CapacityShortage):

@@ -7,6 +7,7 @@ read when. An attempt's log stays open until all its lines are here, or for a wh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import structlog
 from anyio import to_thread
@@ -22,7 +23,7 @@ from dstackd.log_files import LogFiles
 from dstackd.log_reads import LogReads
 from dstackd.ports import Clock, LogEvent, LogSource
 from dstackd.store import logs as store
-from dstackd.store.engine import Connection, Database
+from dstackd.store.engine import Database
 from dstackd.wake import Wakes
 
 log = structlog.get_logger(__name__)
@@ -103,13 +104,18 @@ class Logs:
             raise failure
         return max(self._reads.ready_in_s, 0.05) if self._reads.is_behind else self._busy_s
 
+    @property
+    def _tenure(self) -> int:
+        """The number of this ownership; 0 where there is none."""
+        tenure = self._database.tenure
+        return 0 if tenure is None else tenure.lease.fence
+
     async def _wanted(self) -> dict[Key, WantedLog]:
         ended_after_ms = self._clock.now_ms() - int(REOPEN_S * 1000)
-
-        async def read(connection: Connection) -> list[WantedLog]:
-            return await store.wanted_logs(connection, ended_after_ms=ended_after_ms)
-
-        return {(each.job_id, each.attempt): each for each in await self._database.read(read)}
+        wanted = await self._database.read_own(
+            partial(store.wanted_logs, ended_after_ms=ended_after_ms)
+        )
+        return {(each.job_id, each.attempt): each for each in wanted}
 
     async def _close_and_open(self, wanted: Mapping[Key, WantedLog]) -> None:
         self._closed &= wanted.keys()
@@ -126,15 +132,18 @@ class Logs:
         starts_ms = [each.assembly.last_at_ms for each in fresh if each is not None]
         if starts_ms and self._reads.until_ms is None:
             # The read begins that much before.
-            self._reads.until_ms = max(min(starts_ms) + OVERLAP_MS, self._files.read_cursor() or 0)
+            self._reads.until_ms = max(
+                min(starts_ms) + OVERLAP_MS, self._files.read_cursor(tenure=self._tenure) or 0
+            )
 
     def _is_over(self, each: OpenLog) -> bool:
         is_late = self._clock.monotonic_s() > each.quiet_since_s + LATE_S
-        return each.entry.has_ended and is_late and not self._reads.is_behind
+        was_looked_for = each.looks > 0 or not each.has_gap
+        return each.entry.has_ended and is_late and was_looked_for and not self._reads.is_behind
 
     def _close(self, each: OpenLog) -> None:
-        """What is missing now stays missing, and the file says so."""
-        if not each.is_full:
+        """What is missing now stays missing, and the file says so; unless it has arrived at another host, where readers find it."""
+        if not each.is_full and each.seen >= each.entry.lines_seen:
             self._append(each, each.assembly.close())
         self._drop(each)
         self._closed.add(each.key)
@@ -146,7 +155,7 @@ class Logs:
     async def _begin(self, key: Key, entry: WantedLog) -> OpenLog | None:
         end = await to_thread.run_sync(self._files.end, *key)
         is_whole = entry.lines_sent is not None and end.last_n >= entry.lines_sent
-        is_saved = end.last_n - end.missing == entry.lines_seen
+        is_saved = end.last_n - end.missing <= entry.lines_seen
         if entry.has_ended and is_whole and is_saved:
             self._closed.add(key)
             return None
@@ -225,7 +234,9 @@ class Logs:
         for key, each in self._open.items():
             entry, seen = wanted[key], each.seen
             saved_s, saved = self._saved.get(key, (now_s - SAVE_S, entry.lines_seen))
-            if seen != saved and (entry.lines_sent is not None or now_s - saved_s >= SAVE_S):
+            if seen > max(saved, entry.lines_seen) and (
+                entry.lines_sent is not None or now_s - saved_s >= SAVE_S
+            ):
                 due.append((*key, seen))
         if not due:
             return
@@ -250,7 +261,8 @@ class Logs:
         oldest_ms = until_ms - int(HOLE_MAX_S * 1000)
         self._cursor_s = now_s
         try:
-            self._files.write_cursor(max(oldest_ms, min([until_ms, *holes_ms])))
+            read_ms = max(oldest_ms, min([until_ms, *holes_ms]))
+            self._files.write_cursor(read_ms, tenure=self._tenure)
         except OSError as error:
             message = f"{self._files.directory}: {error.strerror or error}"
             raise StorageFailed(message) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import structlog
 
@@ -118,7 +119,7 @@ class Machines:
 
     async def step(self) -> float:
         """One pass. A sweep that fails leaves the jobs Unknown, not unattended; its error is raised at the end."""
-        busy = await self._database.read(store.anything_live)
+        busy = await self._database.read_own(store.anything_live)
         pace_s = self._pace.busy_s if busy else self._pace.idle_s
         due = self._pace_left_s(pace_s) <= 0
         failure = await self._sweep() if due else None
@@ -147,7 +148,7 @@ class Machines:
             return error
         self._snapshot = snapshot
         self._missing_before_s, self._missing_s = self._missing_s, {}
-        self._known = await self._database.read(store.instances_of_attempts)
+        self._known = await self._database.read_own(store.instances_of_attempts)
         await self._save_states(snapshot)
         return None
 
@@ -171,7 +172,7 @@ class Machines:
         now_ms = self._clock.now_ms()
         known = {
             machine.instance_id: machine
-            for machine in await self._database.read(store.live_machines)
+            for machine in await self._database.read_own(store.live_machines)
         }
         changed = [
             instance
@@ -199,8 +200,8 @@ class Machines:
         """Page by page, so that ten thousand jobs do not hold up the other loops."""
         due_at_ms = None if everything else self._clock.now_ms()
         effects = Effects()
-        job_ids = await self._database.read(
-            lambda connection: job_store.ids_with_machines(connection, due_at_ms=due_at_ms)
+        job_ids = await self._database.read_own(
+            partial(job_store.ids_with_machines, due_at_ms=due_at_ms)
         )
         for start in range(0, len(job_ids), JOBS_AT_ONCE):
             page = job_ids[start : start + JOBS_AT_ONCE]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import anyio
 import structlog
@@ -42,13 +43,17 @@ from dstackd.store import launches as store
 from dstackd.store import reuse as reuse_store
 from dstackd.store.engine import Connection, Database
 from dstackd.store.live import live_by_type
-from dstackd.store.moves import FAR_MS, Move, save_fresh_moves, visit_later
+from dstackd.store.moves import FAR_MS, Move, save_fresh_moves, visit_at
 from dstackd.store.usage import read_usage
 from dstackd.wake import Wakes
 
 log = structlog.get_logger(__name__)
 
 TROUBLE_RETRY_S = 10.0
+ELSEWHERE_AFTER_S = 60.0
+"""A job that its backend could not launch for this long may be launched by another one that can;"""
+ELSEWHERE_EVERY_S = 10.0
+"""and it looks for such jobs so often, while its own queue is short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,9 @@ class Planning:
         self._limits = limits
         self._clock = clock
         self._wakes = wakes
+        self._elsewhere: frozenset[str] = frozenset()
+        """Ids of jobs in this pass that are another backend's until they are launched: what they wait for is its word."""
+        self._looked_elsewhere_s = clock.monotonic_s()
         self._warm = False
         self._turn = 0
         """Counts batches: successive ones begin with other spot pools."""
@@ -133,9 +141,7 @@ class Planning:
         """How many intents were committed."""
         now_ms = self._clock.now_ms()
 
-        idle = await self._database.read(
-            lambda connection: reuse_store.idle_machines(connection, now_ms=now_ms)
-        )
+        idle = await self._database.read_own(partial(reuse_store.idle_machines, now_ms=now_ms))
 
         async def read(connection: Connection) -> list[Job]:
             return await job_store.queued_jobs(
@@ -144,18 +150,19 @@ class Planning:
                 due_at_ms=FAR_MS if idle else now_ms,
                 count_max=self._bounds.look_ahead,
                 now_ms=now_ms,
+                backend=self._database.backend,
             )
 
-        judged = [
-            (job, decide_queued(job, now_ms=now_ms)) for job in await self._database.read(read)
-        ]
+        queue = await self._database.read(read)
+        queue += await self._from_elsewhere(len(queue), now_ms=now_ms)
+        judged = [(job, decide_queued(job, now_ms=now_ms)) for job in queue]
         waits = [(job, wait) for job, wait in judged if wait is not None]
         await self._save_waits([each for each in waits if each[0].next_visit_at_ms <= now_ms])
         ready = [job for job, wait in judged if wait is None]
         if not ready:
             return 0
         if self._blocks.knows_limits(now_ms):
-            live = await self._database.read(live_by_type)
+            live = await self._database.read_own(live_by_type)
             self._blocks.note_live(vcpus_by_quota(live, self._catalogue.vcpus()))
         try:
             terms = await self._prepare()
@@ -177,6 +184,20 @@ class Planning:
         for group in groups:
             candidates += await self._candidates(group)
         return await self._commit_admitted(candidates, terms)
+
+    async def _from_elsewhere(self, queued: int, *, now_ms: int) -> list[Job]:
+        """Jobs that other backends could not launch for a while. They stay theirs until then: full ones would hand them to and fro."""
+        self._elsewhere = frozenset()
+        now_s, backend = self._clock.monotonic_s(), self._database.backend
+        room = self._bounds.look_ahead - queued
+        if backend is None or room <= 0 or now_s - self._looked_elsewhere_s < ELSEWHERE_EVERY_S:
+            return []
+        self._looked_elsewhere_s = now_s
+        since_ms = now_ms - int(ELSEWHERE_AFTER_S * 1000)
+        look = partial(job_store.waiting_elsewhere, since_ms=since_ms, count_max=room)
+        found = await self._database.read(partial(look, backend=backend))
+        self._elsewhere = frozenset(job.id for job in found)
+        return found
 
     async def _candidates(self, group: Sequence[Job]) -> list[Candidate]:
         """The jobs of a shape with an offering that is open now; the others are told what they wait for."""
@@ -235,8 +256,8 @@ class Planning:
         if not candidates:
             return 0
         now_ms = self._clock.now_ms()
-        usage = await self._database.read(
-            lambda connection: read_usage(connection, bounds=self._allowed, now_ms=now_ms)
+        usage = await self._database.read_own(
+            partial(read_usage, bounds=self._allowed, now_ms=now_ms)
         )
         selection = select_jobs(
             candidates, usage, bounds=self._allowed, limits=self._limits, now_ms=now_ms
@@ -314,20 +335,21 @@ class Planning:
 
     async def _save_waits(self, waits: Sequence[tuple[Job, Wait]]) -> None:
         """Write waiting reasons and ends; an unchanged reason costs no event."""
+        waits = [each for each in waits if each[0].id not in self._elsewhere]
         if not waits:
             return
         waits = [(job, while_leaving(job, wait)) for job, wait in waits]
         now_ms = self._clock.now_ms()
-        same = [pair for pair in waits if _is_same(*pair)]
+        later = [
+            (_next_ms(wait, now_ms), job.id, job.version)
+            for job, wait in waits
+            if _is_same(job, wait)
+            and wait.retry_s != 0  # else it stays due: postponed, it would be overtaken
+        ]
         moves = [_move(job, wait, now_ms) for job, wait in waits if not _is_same(job, wait)]
 
         async def work(connection: Connection) -> frozenset[str]:
-            for job, wait in same:
-                if wait.retry_s == 0:  # it stays due: postponed, it would be overtaken
-                    continue
-                await visit_later(
-                    connection, [(job.id, job.version)], next_visit_at_ms=_next_ms(wait, now_ms)
-                )
+            await visit_at(connection, later)
             return await save_fresh_moves(connection, moves)
 
         if await self._database.write(work):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import anyio
 import structlog
@@ -109,8 +110,8 @@ class Reaper:
 
     async def _judge(self, snapshot: Snapshot) -> _Seen:
         now_ms = self._clock.now_ms()
-        needed_ids, open_launch_ids = await self._database.read(
-            lambda connection: store.needed(connection, now_ms=now_ms)
+        needed_ids, open_launch_ids = await self._database.read_own(
+            partial(store.needed, now_ms=now_ms)
         )
         orphans = find_orphans(
             snapshot,
@@ -165,9 +166,7 @@ class Reaper:
         """Write down who is not needed any more; who does not go is asked again until EC2 shows it terminated, and told of."""
         if not snapshot.instances:  # what EC2 does not show is gone, or too new to leave
             return
-        leavers = await self._database.read(
-            lambda connection: reaping.leavers(connection, now_ms=now_ms)
-        )
+        leavers = await self._database.read_own(partial(reaping.leavers, now_ms=now_ms))
         if leavers.new:
             await self._database.write(
                 lambda connection: reaping.note_leaving(connection, leavers.new, now_ms=now_ms)

@@ -6,6 +6,8 @@ because none runs or because nobody knows when it is needed last, the bucket's o
 
 from __future__ import annotations
 
+from functools import partial
+
 import anyio.to_thread
 import structlog
 
@@ -57,11 +59,9 @@ class Retention:
         the bucket's rules.
         """
         now_ms = self._clock.now_ms()
-
-        async def read(connection: Connection) -> store.Leftovers:
-            return await store.leftovers(connection, since_ms=self._cleaned_until_ms)
-
-        leftovers = await self._database.read(read)
+        leftovers = await self._database.read_own(
+            partial(store.leftovers, since_ms=self._cleaned_until_ms)
+        )
         keys = [protocol.launch_key(launch_id) for launch_id in leftovers.launch_ids]
         for instance_id in leftovers.instance_ids:
             keys += [protocol.control_key(instance_id), protocol.heartbeat_key(instance_id)]
@@ -92,11 +92,12 @@ class Retention:
     async def _remove_old_logs(self, now_ms: int) -> None:
         before_ms = now_ms - self._job_logs_days * _DAY_MS
 
-        async def read(connection: Connection) -> list[str]:
-            return await store.jobs_finished_before(connection, before_ms=before_ms)
-
         kept = await anyio.to_thread.run_sync(self._files.job_ids)
-        if kept:
-            old = set(await self._database.read(read))
-            for job_id in kept & old:
-                await anyio.to_thread.run_sync(self._files.remove, job_id)
+        if not kept:
+            return
+
+        async def read(connection: Connection) -> set[str]:
+            return await store.finished_before(connection, kept, before_ms=before_ms)
+
+        for job_id in await self._database.read(read):
+            await anyio.to_thread.run_sync(self._files.remove, job_id)

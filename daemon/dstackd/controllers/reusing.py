@@ -47,7 +47,7 @@ class Reusing:
 
     async def step(self) -> float:
         """Perform every open intent; what gets no answer waits for a later pass."""
-        reuses = await self._database.read(store.open_reuses)
+        reuses = await self._database.read_own(store.open_reuses)
         limiter = anyio.CapacityLimiter(self._concurrent_max)
         async with anyio.create_task_group() as calls:
             for reuse in reuses:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from dstackd.core.action import Terminate
 from dstackd.core.advice import advice
 from dstackd.core.deadlines import Act, next_act
+from dstackd.core.dependency import Need, where_needed
 from dstackd.core.instance import UNKNOWN, Observation, Seen
 from dstackd.core.job import Attempt, Job
 from dstackd.core.limits import Limits
@@ -49,6 +50,8 @@ class Situation:
     """Of an array: phase -> how many of its jobs."""
     reason_since_ms: int | None = None
     """Since when the reason is what it is."""
+    needs: tuple[Need, ...] = ()
+    """Of a held job: what it needs of others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,8 @@ def _parts(situation: Situation) -> tuple[Iterator[Waiting], Iterator[Step]]:
     match job.phase:
         case Phase.SUBMITTED:
             return _submitted_waits(situation), _submitted_steps()
+        case Phase.QUEUED if job.held:
+            return _held_waits(situation), _held_steps(situation)
         case Phase.QUEUED:
             return _queued_waits(situation), _queued_steps(situation)
         case Phase.LAUNCHING:
@@ -144,6 +149,28 @@ def _array_steps(situation: Situation) -> Iterator[Step]:
         yield Step("each of its jobs is cancelled; it ends when the last of them has")
     else:
         yield Step("it ends when the last of its jobs has, as their worst end")
+
+
+def _held_waits(situation: Situation) -> Iterator[Waiting]:
+    job = situation.job
+    since_ms = situation.reason_since_ms or job.phase_since_ms
+    yield Waiting(job.message, since_ms, job.reason or Reason.SCHEDULED)
+    for text in where_needed(situation.needs):
+        yield Waiting(text, reason=Reason.DEPENDENCY)
+
+
+def _held_steps(situation: Situation) -> Iterator[Step]:
+    job = situation.job
+    if job.cancel_requested:
+        yield Step("cancelled, within seconds", None, "", None, Phase.CANCELLED)
+    elif job.run_at_ms is not None and job.run_at_ms > situation.now_ms:
+        yield Step("the planner gets it at its time", job.run_at_ms, "run_at")
+    elif situation.needs:
+        yield Step(
+            "let go with the end of the last of them; cancelled with the first end that does not do"
+        )
+    else:
+        yield Step("what it waits for wakes it")
 
 
 def _queued_waits(situation: Situation) -> Iterator[Waiting]:
@@ -189,7 +216,7 @@ def given_up(job: Job) -> int | None:
     within_s = job.spec.retry.within_s
     if within_s is None or job.reason is not Reason.NO_CAPACITY:
         return None
-    return math.floor(job.submitted_at_ms + within_s * 1000) + 1
+    return math.floor(job.wanted_since_ms + within_s * 1000) + 1
 
 
 def _launching_waits(situation: Situation) -> Iterator[Waiting]:

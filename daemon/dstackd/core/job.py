@@ -42,6 +42,10 @@ class Job:
     """Why this version cannot read the accepted spec; `spec` is then a stand-in that runs nothing."""
     message: str = ""
     """The last reason in words; what a queued job waits for."""
+    run_at_ms: int | None = None
+    """Not to be launched before."""
+    held: bool = False
+    """Queued, but not the planner's yet (`core.holding`)."""
     inputs_digest: tuple[str, ...] = ()
     """sha256 of each packed local input, in the spec's order; empty until staged."""
     interruptions: int = 0
@@ -50,6 +54,11 @@ class Job:
     """The last attempt was given to an idle machine and never started there; read for queued jobs only."""
     reclaimed: str = ""
     """What EC2 took from the last attempt (`core.avoidance.pool`), empty when that ended otherwise."""
+
+    @property
+    def wanted_since_ms(self) -> int:
+        """Since when it might run: from its submission on, or from its time."""
+        return max(self.submitted_at_ms, self.run_at_ms or 0)
 
     @property
     def lacks_inputs(self) -> int:

@@ -54,6 +54,8 @@ class Launched:
 
     instance_id: str
     launch_index: int
+    launched_at_ms: int
+    """EC2's LaunchTime."""
     spot_request_id: str = ""
     private_ip: str = ""
 

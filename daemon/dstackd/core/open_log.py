@@ -20,6 +20,7 @@ LOOK_MAX_S = 30.0
 class WantedLog:
     """What the table says of it. `lines_sent` None: the machine has not said yet.
 
+    `lines_seen`: how many have arrived, at whichever owner; it never falls.
     `asked_at_ms` is when its launch was committed: no line is older, however late EC2's answer was saved.
     """
 

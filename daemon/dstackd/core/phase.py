@@ -14,7 +14,8 @@ class Phase(StrEnum):
     SUBMITTED = "submitted"
     """As inserted by a submitter. Out: intake accepts or rejects it."""
     QUEUED = "queued"
-    """Accepted; waits with a reason. Out: launches commits an intent; a cancel ends it."""
+    """Accepted; waits with a reason. Out: launches commits an intent; a cancel ends it; to RUNNING only an array whose needs
+    are met, by holding."""
     LAUNCHING = "launching"
     """An intent is committed, RunInstances may have been called. Out: launches saves EC2's answer."""
     BOOTING = "booting"
@@ -40,7 +41,7 @@ HAS_MACHINE = frozenset({Phase.BOOTING, Phase.RUNNING, Phase.SEALING, Phase.TERM
 
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     Phase.SUBMITTED: frozenset({Phase.QUEUED, Phase.RUNNING, Phase.REJECTED, Phase.CANCELLED}),
-    Phase.QUEUED: frozenset({Phase.LAUNCHING, Phase.CANCELLED, Phase.FAILED}),
+    Phase.QUEUED: frozenset({Phase.LAUNCHING, Phase.RUNNING, Phase.CANCELLED, Phase.FAILED}),
     Phase.LAUNCHING: frozenset({Phase.BOOTING, Phase.QUEUED, Phase.FAILED, Phase.CANCELLED}),
     Phase.BOOTING: frozenset({Phase.RUNNING, Phase.SEALING, Phase.TERMINATING}),
     Phase.RUNNING: frozenset(
@@ -75,6 +76,9 @@ class Reason(StrEnum):
     """Machine-readable cause of a job's last phase change, or of its waiting."""
 
     ACCEPTED = "accepted"
+    SCHEDULED = "scheduled"
+    DEPENDENCY = "dependency"
+    DEPENDENCY_FAILED = "dependency_failed"
     BAD_SPEC = "bad_spec"
     ARRAY_EXPANDED = "array_expanded"
     ARRAY_FINISHED = "array_finished"

@@ -44,7 +44,7 @@ def decide_queued(job: Job, *, now_ms: int) -> Wait | None:
     if (
         within_s is not None
         and job.reason is Reason.NO_CAPACITY
-        and now_ms > job.submitted_at_ms + within_s * 1000
+        and now_ms > job.wanted_since_ms + within_s * 1000
     ):
         message = f"retry.within of {within_s} s is over; last: {job.message}"
         return Wait(Phase.FAILED, Reason.RETRIES_EXHAUSTED, message)
@@ -62,7 +62,7 @@ def decide_without_capacity(job: Job, refusal: Refusal, *, now_ms: int) -> Wait:
         return Wait(Phase.FAILED, Reason.NO_CAPACITY, message)
     message = f"{refusal.message}; what would help: {what_would_help(job.spec)}"
     if retry.within_s is not None:
-        ends_ms = job.submitted_at_ms + retry.within_s * 1000
+        ends_ms = job.wanted_since_ms + retry.within_s * 1000
         message += f"; given up at {utc_text(ends_ms)} (retry.within)"
         retry_s = min(retry_s, max((ends_ms + 1 - now_ms) / 1000, 1.0))
     return Wait(None, refusal.reason, message, retry_s=retry_s)

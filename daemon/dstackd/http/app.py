@@ -20,6 +20,7 @@ from dstackd.http.plan import PlanCalls
 from dstackd.http.probe import Probes
 from dstackd.http.reaping import ReapCalls
 from dstackd.http.responses import add_headers
+from dstackd.http.schedules import ScheduleCalls
 from dstackd.spec.limits import SPEC_BYTES_MAX
 
 BODY_BYTES_MAX = 6 * SPEC_BYTES_MAX + 4096
@@ -38,6 +39,7 @@ def build_app(
         *ArtifactCalls(context).routes(),
         *PlanCalls(context).routes(),
         *ReapCalls(context).routes(),
+        *ScheduleCalls(context).routes(),
         *OpenApiPage(context).routes(),
     ]
     check = guard(public_paths=[route.path for route in public], host_names=host_names)

@@ -12,6 +12,7 @@ from dstackd.core.instance import Snapshot
 from dstackd.core.limits import Limits
 from dstackd.core.plan_view import PlanView
 from dstackd.core.reaping import Look, Reaped
+from dstackd.http.distant_logs import DistantLogs
 from dstackd.log_files import LogFiles
 from dstackd.market import MarketBlocks
 from dstackd.ports import Bucket, Clock
@@ -66,3 +67,5 @@ class HttpContext:
     insight: Insight | None = None
     """What an explanation looks at; None: there is no backend, and queued jobs are explained by their rows alone."""
     limits: Limits = field(default_factory=Limits)
+    distant_logs: DistantLogs | None = None
+    """Lines that are not in this host's files; None: there is no backend."""

@@ -37,6 +37,8 @@ class Endpoint:
     answer: str
     media: str = JSON
     status: int = 200
+    also: tuple[int, ...] = ()
+    """Other statuses of the same answer."""
     query: tuple[Query, ...] = ()
     body: str = ""
     """The name of the schema of what is sent; empty: nothing is."""
@@ -102,7 +104,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("get", "/metrics", "Samples for Prometheus", "Text", TEXT),
     Endpoint("get", "/v1/openapi.json", "This document", "Document"),
     Endpoint("get", "/v1/version", "Who answers", "Version"),
-    Endpoint("post", "/v1/jobs", "Submit a job", "Submitted", status=201, body="Submission"),
+    Endpoint(
+        "post", "/v1/jobs", "Submit a job", "Submitted", status=201, also=(200,), body="Submission"
+    ),
     Endpoint("get", "/v1/jobs", "Jobs, newest first", "JobPage", query=_PAGE),
     Endpoint("get", "/v1/jobs/{job}", "All about a job", "JobDescription"),
     Endpoint("get", "/v1/jobs/{job}/explain", "Why a job is where it is", "Explained"),
@@ -133,6 +137,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         refuses=(502,),
     ),
     Endpoint("post", "/v1/plan", "What it would run on", "Plan", body="Submission", refuses=(502,)),
+    Endpoint("get", "/v1/schedules", "Jobs by the clock", "Schedules"),
     Endpoint("get", "/v1/machines", "Machines not seen gone yet", "Machines"),
     Endpoint(
         *("get", "/v1/machines/reap", "Every machine of the bucket, and what would be reaped"),

@@ -59,7 +59,7 @@ class ExplainCalls:
         context, job = self._context, subject.job
         attempt = self._with_heartbeat(subject.attempt)
         queue, problem = None, ""
-        if job.phase is Phase.QUEUED and not subject.elements:
+        if job.phase is Phase.QUEUED and not job.held and not subject.elements:
             queue, problem = await self._queue(subject, now_ms)
         return Situation(
             job,
@@ -72,6 +72,7 @@ class ExplainCalls:
             asking=None if subject.intent is None else _asking(subject.intent),
             elements=subject.elements,
             reason_since_ms=subject.reason_since_ms,
+            needs=subject.needs,
         )
 
     async def _queue(self, subject: explained.Subject, now_ms: int) -> tuple[QueueView | None, str]:

@@ -48,6 +48,7 @@ class HealthPages:
         problems = {
             "database": answer.error,
             "schema": checks.schema_problem(vitals),
+            "lease": checks.lease_problem(vitals),
             "start": checks.start_problem(vitals),
         }
         return _page(request, "readyz", problems)
@@ -59,7 +60,9 @@ class HealthPages:
         found = [
             checks.database_check(database),
             checks.schema_check(vitals),
+            checks.lease_check(vitals),
             checks.start_check(vitals),
+            checks.watch_check(vitals),
             checks.rules_check(vitals),
             *checks.loop_checks(vitals, now_s=context.clock.monotonic_s()),
             *checks.aws_checks(context.api_calls()),

@@ -83,8 +83,25 @@ def schema_problem(vitals: Vitals) -> str:
 
 
 def start_problem(vitals: Vitals) -> str:
-    """Why this daemon does not know yet what runs in AWS; empty when it does."""
-    return "" if vitals.first_pass_done else "the first pass over AWS is not done yet"
+    """Why this daemon does not know yet what runs in AWS; empty when it does, or need not."""
+    return (
+        ""
+        if vitals.first_pass_done or vitals.standing_by_for
+        else "the first pass over AWS is not done yet"
+    )
+
+
+def lease_problem(vitals: Vitals) -> str:
+    """Why this daemon launches nothing and follows nothing; empty when the backend is its own."""
+    owner = vitals.standing_by_for
+    return f"standing by: {owner} owns the backend" if owner else ""
+
+
+def lease_check(vitals: Vitals) -> Check:
+    """Standing by is no fault."""
+    held = "standby" if vitals.standing_by_for else "owner"
+    more = (("owner", vitals.standing_by_for),) if vitals.standing_by_for else ()
+    return Check("backend:lease", "daemon", "component", Status.PASS, held, "state", "", more)
 
 
 def schema_check(vitals: Vitals) -> Check:
@@ -99,6 +116,13 @@ def start_check(vitals: Vitals) -> Check:
     status = Status.WARN if problem else Status.PASS
     done = vitals.first_pass_done
     return Check("start:firstPass", "daemon", "component", status, done, "done", problem)
+
+
+def watch_check(vitals: Vitals) -> Check:
+    """Whether commits of applications are noticed as they happen: without it, a job waits for the next look."""
+    problem = vitals.watch_problem
+    status = Status.WARN if problem else Status.PASS
+    return Check("queue:commits", "queue", "datastore", status, not problem, "noticed", problem)
 
 
 def rules_check(vitals: Vitals) -> Check:

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import TypeAlias
 
+import anyio
 from aiohttp import web
 
 from dstackd.core.phase import TERMINAL
+from dstackd.errors import StorageFailed
 from dstackd.http.asked import json_object, switch, whole
 from dstackd.http.context import HttpContext
 from dstackd.http.job_names import one_job
+from dstackd.http.needs import needs_json
 from dstackd.http.responses import reply
 from dstackd.http.rows import event_json, job_json
 from dstackd.http.submission import read_submission
 from dstackd.store import queries
+from dstackd.store.engine import Connection
 from dstackd.store.jobs import request_cancel
 
 API_VERSION = 1
 PAGE_DEFAULT = 50
 PAGE_MAX = 500
+REPEAT_AFTER_S = (0.2, 1.0, 3.0)
+
+Insert: TypeAlias = Callable[[Connection], Awaitable[tuple[str, bool]]]
 
 
 class JobCalls:
@@ -46,10 +55,28 @@ class JobCalls:
     async def _submit(self, request: web.Request) -> web.Response:
         job = read_submission(await json_object(request))
         insert = partial(
-            queries.insert_job, spec=job.spec, project=job.project, priority=job.priority
+            queries.insert_job,
+            job_id=self._context.clock.new_id(),
+            spec=job.spec,
+            project=job.project,
+            priority=job.priority,
+            unique_key=job.unique_key,
+            run_at=job.run_at,
         )
-        job_id = await self._database.write(insert)
-        return reply({"id": job_id}, status=201, headers={"Location": f"/v1/jobs/{job_id}"})
+        job_id, new = await self._insert(insert)
+        headers = {"Location": f"/v1/jobs/{job_id}"}
+        return reply(
+            {"id": job_id, "existing": not new}, status=201 if new else 200, headers=headers
+        )
+
+    async def _insert(self, insert: Insert) -> tuple[str, bool]:
+        """Once more when nobody knows whether it was committed, as after a restart of the database: that makes no second job."""
+        for pause_s in REPEAT_AFTER_S:
+            try:
+                return await self._database.write(insert)
+            except StorageFailed:
+                await anyio.sleep(pause_s)
+        return await self._database.write(insert)
 
     async def _list(self, request: web.Request) -> web.Response:
         count = whole(request.query, "limit", low=1, high=PAGE_MAX) or PAGE_DEFAULT
@@ -73,6 +100,7 @@ class JobCalls:
                 "attempts": await read(partial(queries.job_attempts, job_id=job_id)),
                 "events": [event_json(event) for event in events],
                 "elements": await read(partial(queries.array_elements, job_id=job_id)),
+                "needs": await needs_json(self._database, row["spec"]),
             }
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from dstackd.core.log_line import StoredLine
 from dstackd.store.queries import AttemptProgress, LogProgress
 
 LATE_LINES_S = 10.0
@@ -47,10 +48,17 @@ class Position:
     """Over all attempts; None: some machine did not say how many it wrote."""
     quiet_since_s: float | None = None
     """Since when the attempt is over and nothing new came."""
+    holes: int = 0
+    """Lines of this attempt that the reader was told are missing."""
+    skipped: int = 0
+    """Lines of this attempt that the reader has had before: nobody remembers how many of them were missing."""
+    asked_up_to: int = 0
+    """How many arrived lines there were when CloudWatch was asked last."""
 
     def move_on(self, attempt: int) -> None:
         """Begin another attempt."""
         self.attempt, self.last_n, self.offset, self.quiet_since_s = attempt, 0, 0, None
+        self.holes = self.skipped = self.asked_up_to = 0
 
 
 def attempt_of(progress: LogProgress, number: int) -> AttemptProgress | None:
@@ -87,6 +95,38 @@ def next_step(progress: LogProgress, position: Position, asked: Selection, *, no
     if any(each.number > number for each in progress.attempts):
         return Step.NEXT_ATTEMPT
     return Step.WAIT if asked.follow and not progress.finished else Step.END
+
+
+def lines_seen(progress: LogProgress, number: int) -> int:
+    """How many lines of the attempt have arrived, at whichever daemon."""
+    attempt = attempt_of(progress, number)
+    return 0 if attempt is None else attempt.lines_seen
+
+
+def is_elsewhere(progress: LogProgress, position: Position, hole: StoredLine) -> bool:
+    """Whether lines of a hole in this host's file have arrived at another daemon: with it there were more missing than are."""
+    attempt = attempt_of(progress, position.attempt)
+    if attempt is None or attempt.lines_sent is None:
+        return False
+    return position.holes + hole.missing > attempt.lines_sent - attempt.lines_seen
+
+
+def lacking_at_end(
+    progress: LogProgress, position: Position, *, is_last_word: bool
+) -> StoredLine | None:
+    """What is behind this host's file, when lines have arrived at another daemon that it has not got: as many as have; for the
+    last word, as many as were sent.
+    """
+    attempt = attempt_of(progress, position.attempt)
+    if attempt is None:
+        return None
+    arrived_n, sent = attempt.lines_seen + position.holes, attempt.lines_sent
+    known_missing = 0 if sent is None else max(0, sent - attempt.lines_seen)
+    if position.last_n >= arrived_n + min(position.skipped, known_missing):
+        return None
+    last_n = arrived_n if sent is None else sent if is_last_word else min(arrived_n, sent)
+    first_n = position.last_n + 1
+    return StoredLine(first_n, missing=last_n - first_n + 1) if last_n >= first_n else None
 
 
 def missing_at_end(progress: LogProgress, position: Position) -> int | None:

@@ -1,4 +1,6 @@
-"""/v1/jobs/{id}/logs: stored lines as newline-delimited JSON. Law: reads files of this host only, never CloudWatch."""
+"""/v1/jobs/{id}/logs: stored lines as newline-delimited JSON. Law: reads files of this host;
+CloudWatch only for lines that have arrived at another daemon.
+"""
 
 from __future__ import annotations
 
@@ -52,6 +54,7 @@ class LogCalls:
             asked=asked,
             board=self._board,
             clock=self._context.clock,
+            distant=self._context.distant_logs,
         )
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         async with streamed(request, response), aclosing(reader.entries(progress)) as entries:

@@ -46,6 +46,16 @@ SCHEMA_UP_TO_DATE = Metric(
     Kind.GAUGE,
     "1 when the schema is the one that this program was written for.",
 )
+COMMITS_NOTICED = Metric(
+    "dstackd_commits_noticed",
+    Kind.GAUGE,
+    "1 while commits of applications are noticed as they happen; at 0 the table is looked at twice a second instead.",
+)
+STANDING_BY = Metric(
+    "dstackd_standing_by",
+    Kind.GAUGE,
+    "1 while another daemon owns the backend and this one waits for it; 0 once it is its own.",
+)
 JOBS = Metric(
     "dstackd_jobs",
     Kind.GAUGE,
@@ -135,7 +145,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         metric.name: metric
         for metric in (
-            *(BUILD_INFO, DATABASE_UP, SCHEMA_UP_TO_DATE),
+            *(BUILD_INFO, DATABASE_UP, SCHEMA_UP_TO_DATE, COMMITS_NOTICED, STANDING_BY),
             *(JOBS, QUEUE_OLDEST_AGE, MACHINES, IDLE_MACHINES, COST_RATE),
             *(TERMINATIONS_STUCK, ORPHANS_TERMINATED, SPOT_REQUESTS_CANCELLED),
             *(AWS_REQUESTS, AWS_REQUEST_SECONDS, AWS_PACED_SECONDS, AWS_WAITING),

@@ -66,6 +66,8 @@ class DaemonCollector(Collector):
     def collect(self) -> Iterator[Family]:
         yield self._build_info()
         yield _gauge(table.SCHEMA_UP_TO_DATE, float(not schema_problem(self._context.vitals)))
+        yield _gauge(table.COMMITS_NOTICED, float(not self._context.vitals.watch_problem))
+        yield _gauge(table.STANDING_BY, float(bool(self._context.vitals.standing_by_for)))
         yield from self._stored()
         yield from self._reaped()
         yield from self._aws()

@@ -66,7 +66,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         "operationId": _identifier(endpoint),
         "summary": endpoint.summary,
         "responses": {
-            str(endpoint.status): _answer(endpoint),
+            **{str(status): _answer(endpoint) for status in (endpoint.status, *endpoint.also)},
             **{str(status): _refusal(endpoint, status) for status in endpoint.refusals},
         },
     }

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dstackd.core.phase import Phase
-from dstackd.http.submission import PRIORITY_MAX, PROJECT_CHARS_MAX
+from dstackd.http.submission import PRIORITY_MAX, PROJECT_CHARS_MAX, UNIQUE_KEY_CHARS_MAX
 from dstackd.spec.limits import SPEC_BYTES_MAX
 from dstackd.store import shapes
 
@@ -88,6 +88,7 @@ _OWNED = _object(
         **dict.fromkeys(("attempt", "idle_until_ms", "since_ms"), _maybe(_COUNT)),
     }
 )
+_NEED = _object({**dict.fromkeys(("id", "on"), _TEXT), "phase": _maybe(_PHASE)})
 _WAITING = _object({"text": _TEXT, "since_ms": _maybe(_COUNT), "reason": _TEXT})
 _STEP = _object(
     {
@@ -190,13 +191,17 @@ SCHEMAS: dict[str, Schema] = {
                 "priority": _maybe(
                     {"type": "integer", "minimum": -PRIORITY_MAX, "maximum": PRIORITY_MAX}
                 ),
+                "unique_key": _maybe(
+                    {"type": "string", "minLength": 1, "maxLength": UNIQUE_KEY_CHARS_MAX}
+                ),
+                "run_at": _maybe({"type": "string", "description": "ISO 8601"}),
             },
-            optional=("project", "priority"),
+            optional=("project", "priority", "unique_key", "run_at"),
         ),
         "additionalProperties": False,
         "examples": [{"spec": {"commands": ["echo hello"]}}],
     },
-    "Submitted": _object({"id": _TEXT}),
+    "Submitted": _object({"id": _TEXT, "existing": _FLAG}),
     "JobPage": _object(
         {"jobs": _list(_job(shapes.listed_columns())), "next_before": _maybe(_COUNT)}
     ),
@@ -206,6 +211,7 @@ SCHEMAS: dict[str, Schema] = {
             "attempts": _list(_object(shapes.attempt_columns())),
             "events": _list(_object({**shapes.event_columns(), "detail": {}})),
             "elements": _list(_TEXT),
+            "needs": _list(_NEED),
         }
     ),
     "Explained": _object(
@@ -254,7 +260,11 @@ SCHEMAS: dict[str, Schema] = {
             "first": _maybe(_COUNT),
             "why_none": _maybe(_TEXT),
             "total": _COUNT,
+            "needs": _list(_NEED),
         }
+    ),
+    "Schedules": _object(
+        {"schedules": _list(_object({**shapes.schedule_columns(), "enabled": _FLAG, "spec": {}}))}
     ),
     "ReapView": _object(
         {

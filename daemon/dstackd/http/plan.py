@@ -9,6 +9,7 @@ from aiohttp import web
 from dstackd.core.plan_view import PlanRow, PlanView
 from dstackd.http.asked import json_object
 from dstackd.http.context import HttpContext
+from dstackd.http.needs import needs_json
 from dstackd.http.responses import Refusal, reply
 from dstackd.http.submission import read_submission
 from dstackd.spec.parse import parse_spec_json
@@ -29,7 +30,9 @@ class PlanCalls:
         job = read_submission(await json_object(request))
         if self._context.plan is None:
             raise Refusal(503, "no_backend", "this daemon has no backend, so it can plan nothing")
-        return reply(plan_json(await self._context.plan(parse_spec_json(job.spec))))
+        view = await self._context.plan(parse_spec_json(job.spec))
+        needs = await needs_json(self._context.database, job.spec)
+        return reply(plan_json(view) | {"needs": needs})
 
 
 def plan_json(view: PlanView) -> dict[str, Any]:

@@ -59,6 +59,10 @@ class ReapCalls:
         )
 
     async def _reap(self, _request: web.Request) -> web.Response:
+        owner = self._context.vitals.standing_by_for
+        if owner:
+            message = f"this daemon stands by: {owner} owns the backend; ask that one"
+            raise Refusal(503, "standby", message)
         return reply(asdict(await self._reaper().reap_now()))
 
     def _reaper(self) -> Reaping:

@@ -19,6 +19,11 @@ def job_json(row: Row) -> Row:
     return shown
 
 
+def schedule_json(row: Row) -> Row:
+    """A schedule, with its spec as a JSON value."""
+    return {**row, "enabled": bool(row["enabled"]), "spec": _json_or_text(row["spec"])}
+
+
 def event_json(row: Row) -> Row:
     """An event, with its detail as a JSON value."""
     return {**row, "detail": _json_or_text(row["detail"])}

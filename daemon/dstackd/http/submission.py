@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from dstackd.http.responses import Refusal
 from dstackd.spec.errors import FieldError, SpecError
@@ -14,8 +15,10 @@ from dstackd.spec.parse import parse_spec_json
 # The CHECKs of table job.
 PROJECT_CHARS_MAX = 64
 PRIORITY_MAX = 1000
+UNIQUE_KEY_CHARS_MAX = 200
+FIRST_YEAR = 1970
 
-_FIELDS = ("spec", "project", "priority")
+_FIELDS = ("spec", "project", "priority", "unique_key", "run_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,9 @@ class Submitted:
     spec: str
     project: str | None
     priority: int | None
+    unique_key: str | None
+    run_at: str | None
+    """ISO 8601 in UTC."""
 
 
 def read_submission(body: dict[str, object]) -> Submitted:
@@ -36,12 +42,20 @@ def read_submission(body: dict[str, object]) -> Submitted:
         for name in body
         if name not in _FIELDS
     ]
-    if not (project is None or _is_project(project)):
+    if not (project is None or _is_text(project, chars_max=PROJECT_CHARS_MAX)):
         fix = f"write 1 to {PROJECT_CHARS_MAX} characters"
         errors.append(FieldError("project", "is not the name of a project", fix))
     if not (priority is None or _is_priority(priority)):
         fix = f"write a whole number from {-PRIORITY_MAX} to {PRIORITY_MAX}"
         errors.append(FieldError("priority", "is not a priority", fix))
+    unique_key = body.get("unique_key")
+    if not (unique_key is None or _is_text(unique_key, chars_max=UNIQUE_KEY_CHARS_MAX)):
+        fix = f"write 1 to {UNIQUE_KEY_CHARS_MAX} characters"
+        errors.append(FieldError("unique_key", "is not a key", fix))
+    run_at = None if body.get("run_at") is None else _utc(body["run_at"])
+    if run_at == "":
+        fix = "write ISO 8601 such as 2027-01-31T06:00:00Z, from 1970 on"
+        errors.append(FieldError("run_at", "is not a time", fix))
     if errors:
         message = "\n".join(error.sentence for error in errors[:20])
         raise Refusal(422, "bad_job", message, fields=errors)
@@ -49,6 +63,8 @@ def read_submission(body: dict[str, object]) -> Submitted:
         spec=spec,
         project=project if isinstance(project, str) else None,
         priority=priority if isinstance(priority, int) else None,
+        unique_key=unique_key if isinstance(unique_key, str) else None,
+        run_at=run_at,
     )
 
 
@@ -68,10 +84,22 @@ def _read_spec(body: dict[str, object]) -> tuple[str, list[FieldError]]:
     return written, []
 
 
-def _is_project(value: object) -> bool:
+def _utc(value: object) -> str:
+    """ISO 8601 in UTC, which a time without an offset is in already; empty for what is not a time."""
+    try:
+        if not isinstance(value, str) or len(value) < len("2027-01-31"):
+            return ""
+        moment = datetime.fromisoformat(value)
+        moment = moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return ""
+    return moment.isoformat(timespec="milliseconds") if moment.year >= FIRST_YEAR else ""
+
+
+def _is_text(value: object, *, chars_max: int) -> bool:
     return (
         isinstance(value, str)
-        and 1 <= len(value) <= PROJECT_CHARS_MAX
+        and 1 <= len(value) <= chars_max
         and not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value)
     )
 

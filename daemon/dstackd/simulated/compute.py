@@ -81,7 +81,7 @@ class SimulatedCompute:
                     {
                         machine.instance_id: machine.described()
                         for machine in self._account.machines.values()
-                        if self._is_ours(machine) and self._is_visible(machine)
+                        if self._is_ours(machine) and self._is_found(machine)
                     }
                 ),
             )
@@ -127,7 +127,7 @@ class SimulatedCompute:
                 if dict(machine.request.tags).get(TAG_BUCKET) == self._tags[0]
                 and not self._is_ours(machine)
                 and machine.state is not InstanceState.TERMINATED
-                and self._is_visible(machine)
+                and self._is_found(machine)
             )
 
     async def launch(self, request: LaunchRequest) -> tuple[Launched, ...]:
@@ -252,6 +252,11 @@ class SimulatedCompute:
         tags = dict(request.tags)
         return (tags.get(TAG_BUCKET), tags.get(TAG_OWNER)) == self._tags
 
+    def _is_found(self, machine: SimulatedMachine) -> bool:
+        """By its tags."""
+        age_s = (self._timeline.now_ms - machine.launched_at_ms) / 1000
+        return age_s >= self._faults.untagged_s and self._is_visible(machine)
+
     def _is_visible(self, machine: SimulatedMachine) -> bool:
         age_s = (self._timeline.now_ms - machine.launched_at_ms) / 1000
         if age_s < self._faults.invisible_s:
@@ -264,7 +269,13 @@ class SimulatedCompute:
 
 def _launched(machine: SimulatedMachine) -> Launched:
     shown = machine.described()
-    return Launched(machine.instance_id, machine.index, machine.spot_request_id, shown.private_ip)
+    return Launched(
+        machine.instance_id,
+        machine.index,
+        machine.launched_at_ms,
+        machine.spot_request_id,
+        shown.private_ip,
+    )
 
 
 def spot_request_id(request: LaunchRequest, digits: str) -> str:

@@ -72,6 +72,8 @@ class Faults:
     """Done, but the caller cannot know: CloudUnavailable."""
     invisible_s: float = 0.0
     """How long a new instance is unknown to snapshots and to terminate."""
+    untagged_s: float = 0.0
+    """How long a new instance cannot be found by its tags: sweeps do not show it, and a request by its id is heard."""
     pending_s: float = 8.0
     boot_s: float = 30.0
     """From the launch to the runner's first word."""

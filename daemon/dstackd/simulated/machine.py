@@ -60,6 +60,8 @@ class SimulatedMachine:
         self.terminated_at_ms: int | None = None
         self.runner_up = False
         self.reclaimed = False
+        self.unheeded = 0
+        """How many of the next requests to terminate it EC2 answers and forgets; until then it does not end itself either."""
         self.job: JobDocument | None = None
         self.written: Counter[AttemptKey] = Counter()
         """Lines that each attempt's commands wrote."""
@@ -75,6 +77,7 @@ class SimulatedMachine:
         self._lines = 0
         self._bytes = 0
         self._running = False
+        self._hangs = False
         self._stop_cause = ""
         self._decision = 0
         """Number of the last decision about the idle machine."""
@@ -115,7 +118,10 @@ class SimulatedMachine:
 
     def go_down(self, reason: str) -> None:
         """Shutting down from now on; terminated a while later."""
-        if not self.alive or (reason == BY_ITSELF and self._script.lingers):
+        if not self.alive or (reason == BY_ITSELF and (self._script.lingers or self.unheeded)):
+            return
+        if reason == BY_REQUEST and self.unheeded:
+            self.unheeded -= 1
             return
         self.runner_up = self._running = False
         self.state, self.state_reason = InstanceState.SHUTTING_DOWN, reason
@@ -135,7 +141,8 @@ class SimulatedMachine:
             self._leave(self._decision)
 
     def hang(self) -> None:
-        """From now on it says nothing and does nothing; EC2 shows it running."""
+        """From now on it says nothing and does nothing, and does not come up; EC2 shows it running."""
+        self._hangs = True
         self.runner_up = self._running = False
 
     def break_down(self) -> None:
@@ -155,7 +162,7 @@ class SimulatedMachine:
         if not self.alive:
             return
         self.state = InstanceState.RUNNING
-        if self._begin(self.request.launch_id, self.index):
+        if not self._hangs and self._begin(self.request.launch_id, self.index):
             self._beat()
             self._listen()
 

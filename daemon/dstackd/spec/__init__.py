@@ -7,7 +7,6 @@ a client which submits JSON starts fast. `model.py` imports nothing but the stan
 To change X, open Y:
   a field or a default       model.py (the validated form), parse.py (how it is read), canonical.py
   a limit                    limits.py
-  a feature that comes later not_yet.py: delete its row and the field is accepted
   sizes, durations, ranges   units.py
   YAML, several jobs a file  files.py, yaml_text.py
 Every field is described for people in `config/job.example.yaml`.

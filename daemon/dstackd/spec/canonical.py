@@ -20,7 +20,8 @@ def to_json(spec: JobSpec) -> Json:
         "artifacts": [{"every": each.every_s, "path": each.path} for each in spec.artifacts],
         "budget": spec.budget,
         "commands": list(spec.commands) or None,
-        "depends_on": list(spec.depends_on) or None,
+        "depends_on": [{"id": each.job_id, "on": each.on.value} for each in spec.depends_on]
+        or None,
         "env": dict(spec.env),
         "image": spec.image,
         "inputs": [{"source": each.source, "target": each.target} for each in spec.inputs],

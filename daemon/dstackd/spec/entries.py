@@ -191,13 +191,3 @@ def _read_instance_type(value: object) -> str:
     if "." not in pattern and "*" not in pattern:
         refuse(value, "an instance type", f"write {pattern}.* for the whole family")
     return pattern
-
-
-def read_depends_on(problems: Problems, path: str, value: object) -> tuple[str, ...]:
-    """The jobs that must have succeeded first."""
-    members = problems.items(path, value, items_max=limits.DEPENDS_ON_MAX)
-    return tuple(problems.read(at, member, _read_reference, "") for at, member in members)
-
-
-def _read_reference(value: object) -> str:
-    return text(value, fix="write the id of a job", chars_max=limits.REFERENCE_CHARS_MAX)

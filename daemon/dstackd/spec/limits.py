@@ -51,6 +51,8 @@ REUSE_S_MAX: Final = 3600
 RETRY_ATTEMPTS_MAX: Final = 1000
 ARRAY_MAX: Final = 10_000
 DEPENDS_ON_MAX: Final = 100
+# As the table checks it.
+JOB_ID_CHARS_MAX: Final = 64
 REFERENCE_CHARS_MAX: Final = 255
 # Whole numbers beyond 64 bits have no text that other programs read back alike.
 NUMBER_MAX: Final = 2**63 - 1

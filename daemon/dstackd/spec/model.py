@@ -135,6 +135,22 @@ class RetryPolicy:
     exit_codes: tuple[int, ...] | None = None
 
 
+@unique
+class DependencyEnd(StrEnum):
+    """With which end of another job a dependency is satisfied."""
+
+    SUCCESS = "success"
+    ANY = "any"
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """A job that has to end before this one begins."""
+
+    job_id: str
+    on: DependencyEnd = DependencyEnd.SUCCESS
+
+
 @dataclass(frozen=True, slots=True)
 class RegistryAuth:
     """Credentials for the image's registry; `password` is a reference to a secret."""
@@ -151,7 +167,7 @@ class JobSpec:
     names. `max_price` is in USD an hour for one machine. `budget` is in USD for all attempts together and
     needs a `max_duration_s`; `max_duration_s` None = no limit.
     `reuse_s`: how long the machine waits for a next job of the same project and shape, None = not at all.
-    `array` N runs N equal jobs. `working_dir` is relative to the job's folder.
+    `array` N runs N equal jobs. `depends_on` names each job once. `working_dir` is relative to the job's folder.
     """
 
     commands: tuple[str, ...]
@@ -175,5 +191,5 @@ class JobSpec:
     reuse_s: int | None = None
     resume: bool = False
     array: int | None = None
-    depends_on: tuple[str, ...] = ()
+    depends_on: tuple[Dependency, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()

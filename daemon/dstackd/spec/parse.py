@@ -1,7 +1,7 @@
 """From what a submitter wrote to the validated form, or to everything that is wrong with it.
 
 LAW: `parse_spec` raises SpecError and nothing else, whatever it is given. It collects all errors.
-It never ignores a field: an unknown one is refused, and so is one whose feature comes later.
+It never ignores a field: an unknown one is refused.
 """
 
 import json
@@ -10,9 +10,9 @@ from typing import Final
 
 from dstackd.spec import limits
 from dstackd.spec.canonical import to_text
+from dstackd.spec.dependencies import read_depends_on
 from dstackd.spec.entries import (
     read_commands,
-    read_depends_on,
     read_env,
     read_instance_types,
     read_labels,
@@ -35,6 +35,9 @@ from dstackd.spec.scalars import dollars, switch, text, whole_number, word_of
 from dstackd.spec.units import duration_or_off, duration_s
 
 WHOLE: Final = "spec"
+
+CERTAINLY_SMALL_BYTES: Final = 8 * 1024
+"""With its defaults written out such a text is far from the limit (a property test); to write them costs more than all else."""
 
 _EXAMPLE = 'write a mapping such as {"commands": ["echo hello"]}'
 _DEFAULT = JobSpec(commands=())
@@ -59,11 +62,7 @@ def parse_spec(value: object) -> JobSpec:
 
     Raises SpecError with one FieldError for each thing that is wrong.
     """
-    if not isinstance(value, dict):
-        raise SpecError([FieldError(WHOLE, f"{shown(value)} is not a mapping", _EXAMPLE)])
-    problems = Problems()
-    spec = _read_spec(Fields(problems, "", value))
-    problems.raise_if_any()
+    spec = _validated(value)
     size_bytes = len(to_text(spec).encode())
     if size_bytes > limits.SPEC_BYTES_MAX:
         raise _too_large(size_bytes)
@@ -79,7 +78,16 @@ def parse_spec_json(written: str) -> JobSpec:
     if isinstance(value, str):
         fix = "encode it as JSON once, not twice"
         raise SpecError([FieldError(WHOLE, "is a JSON text, not a mapping", fix)])
-    return parse_spec(value)
+    return _validated(value) if size_bytes <= CERTAINLY_SMALL_BYTES else parse_spec(value)
+
+
+def _validated(value: object) -> JobSpec:
+    if not isinstance(value, dict):
+        raise SpecError([FieldError(WHOLE, f"{shown(value)} is not a mapping", _EXAMPLE)])
+    problems = Problems()
+    spec = _read_spec(Fields(problems, "", value))
+    problems.raise_if_any()
+    return spec
 
 
 def load_json(written: str, *, where: str) -> object:

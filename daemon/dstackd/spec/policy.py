@@ -5,7 +5,7 @@ LAW: values in, model classes out (see reading.py).
 
 from dstackd.spec import limits
 from dstackd.spec.model import RegistryAuth, RetryCause, RetryPolicy
-from dstackd.spec.reading import Fields, Problems, RefusedError, refuse
+from dstackd.spec.reading import Fields, Problems, RefusedError, refuse, with_key_on
 from dstackd.spec.references import is_reference, with_known_expressions
 from dstackd.spec.scalars import switch, text, whole_number, word_of
 from dstackd.spec.units import duration_s
@@ -27,7 +27,7 @@ _exit_code = whole_number(low=1, high=255, fix=_EXIT_CODE_FIX, expected="an exit
 def read_retry(problems: Problems, path: str, value: object) -> RetryPolicy:
     """A mapping, or true for every cause, or false for never."""
     if isinstance(value, dict):
-        return _read_retry_mapping(problems, path, _with_key_on(value))
+        return _read_retry_mapping(problems, path, with_key_on(value))
     return problems.read(path, value, _read_retry_switch, NO_RETRY)
 
 
@@ -35,13 +35,6 @@ def _read_retry_switch(value: object) -> RetryPolicy:
     if not isinstance(value, bool | str):
         refuse(value, "a retry policy", _RETRY_FIX)
     return RETRY_ON_ALL if switch(value) else NO_RETRY
-
-
-def _with_key_on(value: dict[object, object]) -> dict[object, object]:
-    """YAML 1.1 readers take the key `on` for true, and JSON writers make "true" of that."""
-    if "on" in value:
-        return value
-    return {"on" if key is True or key == "true" else key: each for key, each in value.items()}
 
 
 def _read_retry_mapping(problems: Problems, path: str, value: dict[object, object]) -> RetryPolicy:

@@ -6,19 +6,16 @@ no input, however deep or large, makes it fail in another way.
 """
 
 import json
-import re
 from collections.abc import Callable
 from typing import Final, NoReturn, TypeVar
 
 from dstackd.spec.errors import FieldError, SpecError
-from dstackd.spec.not_yet import NOT_YET
 
 T = TypeVar("T")
 Reader = Callable[[object], T]
 
 _SHOWN_CHARS_MAX = 60
 _SHOWN_BITS_MAX = 64
-_INDEX = re.compile(r"\[\d+\]")
 # Keys that look like fields and live elsewhere.
 _ELSEWHERE: Final = {
     "priority": (
@@ -45,13 +42,6 @@ class Problems:
 
     def add(self, field: str, problem: str, fix: str) -> None:
         self._errors[FieldError(field, problem, fix)] = None
-
-    def add_not_yet(self, field: str, feature: str) -> bool:
-        """Refuse `field` if `feature` has a row in NOT_YET; whether it had one."""
-        row = NOT_YET.get(feature)
-        if row is not None:
-            self.add(field, row.problem, row.fix)
-        return row is not None
 
     def read(self, field: str, value: object, reader: Reader[T], default: T) -> T:
         """The value as read, or `default` with the refusal kept."""
@@ -89,12 +79,9 @@ class Fields:
         return f"{self._path}.{key}" if self._path else key
 
     def raw(self, key: str) -> object:
-        """The value of a field as given, None if absent or not available yet."""
+        """The value of a field as given, None if absent."""
         self._taken.append(key)
-        value, path = self._value.get(key), self.path(key)
-        if value is None or self.problems.add_not_yet(path, _INDEX.sub("", path)):
-            return None
-        return value
+        return self._value.get(key)
 
     def take(self, key: str, reader: Reader[T], default: T) -> T:
         """A field that one reader reads."""
@@ -135,6 +122,13 @@ class Fields:
         if near:
             return f"did you mean {self.path(near[0])}?"
         return f"the fields here are {', '.join(sorted(self._taken))}"
+
+
+def with_key_on(value: dict[object, object]) -> dict[object, object]:
+    """YAML 1.1 readers take the key `on` for true, and JSON writers make "true" of that."""
+    if "on" in value:
+        return value
+    return {"on" if key is True or key == "true" else key: each for key, each in value.items()}
 
 
 def is_text(value: str) -> bool:

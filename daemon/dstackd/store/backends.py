@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import insert, select, update
+from typing import Any
+
+from sqlalchemy import Row, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd.errors import ConfigError
@@ -18,11 +20,12 @@ async def ensure_backend(
     subnet: str | None,
     endpoint_url: str | None,
     now_ms: int,
+    place: str = "",
 ) -> str:
-    """Create or update the row; returns its owner id.
+    """Create or update the row; returns its owner id. `place`: where this daemon runs, as its holder's name begins.
 
-    Raises ConfigError when region or bucket change while machines of the old ones may still run: nobody would
-    look after them.
+    Raises ConfigError when region or bucket change while machines of the old ones may still run, which nobody would look after,
+    or while a daemon elsewhere owns the backend.
     """
     row = (await connection.execute(select(BACKEND).where(BACKEND.c.name == name))).one_or_none()
     if row is None:
@@ -40,13 +43,26 @@ async def ensure_backend(
         )
         return str(created.scalar_one())
     if (row.region, row.bucket) != (region, bucket):
+        _refuse_of_others(row, place)
         await _refuse_with_machines(connection, name, row.region, row.bucket)
+    values = (region, bucket, subnet, endpoint_url)
+    if values == (row.region, row.bucket, row.subnet, row.endpoint_url):
+        return str(row.owner)
     await connection.execute(
         update(BACKEND)
         .where(BACKEND.c.name == name)
         .values(region=region, bucket=bucket, subnet=subnet, endpoint_url=endpoint_url)
     )
     return str(row.owner)
+
+
+def _refuse_of_others(row: Row[Any], place: str) -> None:
+    if row.lease_holder is not None and not row.lease_holder.startswith(f"{place}/"):
+        message = (
+            f"backend.{row.name}: the daemon {row.lease_holder} owns it, with bucket {row.bucket} in {row.region}; give this one "
+            "the same values, or another name"
+        )
+        raise ConfigError(message)
 
 
 async def _refuse_with_machines(

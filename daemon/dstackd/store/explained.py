@@ -8,9 +8,11 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from dstackd.core.dependency import Need
 from dstackd.core.job import Attempt, Job
 from dstackd.core.phase import HAS_MACHINE
 from dstackd.store.attempts import attempt_columns, attempt_of
+from dstackd.store.dependencies import needs_of
 from dstackd.store.jobs import job_of
 from dstackd.store.leaving import leaving_count
 from dstackd.store.tables import ATTEMPT, EVENT, JOB, LAUNCH, MACHINE
@@ -40,6 +42,8 @@ class Subject:
     intent: OpenIntent | None
     elements: dict[str, int]
     reason_since_ms: int | None
+    needs: tuple[Need, ...]
+    """Of a held job."""
 
 
 async def read_subject(connection: AsyncConnection, job_id: str) -> Subject | None:
@@ -60,6 +64,7 @@ async def read_subject(connection: AsyncConnection, job_id: str) -> Subject | No
         intent=await _intent(connection, job),
         elements=await _elements(connection, job_id),
         reason_since_ms=await _reason_since_ms(connection, job),
+        needs=tuple((await needs_of(connection, [job_id])).get(job_id, ())),
     )
 
 

@@ -20,6 +20,7 @@ from sqlalchemy import (
     func,
     not_,
     select,
+    true,
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -69,12 +70,13 @@ async def release(connection: AsyncConnection, releases: Sequence[Release], *, n
         )
         if not counted.rowcount:
             continue
+        # Its job has run here, so its last wait is over, though the answer to that claim may still be lost.
+        await settle_idle(connection, [each.instance_id], until_ms=now_ms)
         offered = await connection.execute(
             update(MACHINE)
             .where(
                 MACHINE.c.instance_id == each.instance_id,
                 MACHINE.c.gone_at_ms.is_(None),
-                MACHINE.c.idle_since_ms.is_(None),
                 held,
             )
             .values(
@@ -100,14 +102,23 @@ async def withdraw(
 
 
 async def settle_idle(
-    connection: AsyncConnection, instance_ids: Sequence[str], *, until_ms: int
+    connection: AsyncConnection,
+    instance_ids: Sequence[str],
+    *,
+    until_ms: int,
+    number: int | None = None,
 ) -> None:
-    """Charge what these machines have waited to the jobs that asked for it. Settling twice changes nothing."""
+    """Charge what these machines have waited to the jobs that asked for it. Settling twice changes nothing.
+
+    `number`: only the wait that was this decision; a later one goes on.
+    """
+    its_number = true() if number is None else MACHINE.c.idle_number == number
     rows: list[Row[Any]] = []
     for start in range(0, len(instance_ids), IDS_MAX):
         statement = select(*_BILLED).where(
             MACHINE.c.instance_id.in_(instance_ids[start : start + IDS_MAX]),
             MACHINE.c.idle_since_ms.is_not(None),
+            its_number,
         )
         rows += await connection.execute(statement)
     if not rows:
@@ -206,6 +217,6 @@ def idle_usd() -> ScalarSelect[Any]:
     )
 
 
-def larger(one: ColumnElement[Any], other: float) -> ColumnElement[Any]:
+def larger(one: ColumnElement[Any], other: float | ColumnElement[Any]) -> ColumnElement[Any]:
     """The larger of two; SQLite and PostgreSQL have no function of the same name for it."""
     return case((one > other, one), else_=other)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Row, bindparam, delete, insert, select, update
+from sqlalchemy import Row, Select, bindparam, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd.core.instance import Market
@@ -16,7 +17,7 @@ from dstackd.core.offering import Offering
 from dstackd.core.phase import Phase, Reason
 from dstackd.store.moves import Move, add_events, save_moves
 from dstackd.store.requests import dump_request, load_request
-from dstackd.store.tables import ATTEMPT, JOB, LAUNCH, MACHINE
+from dstackd.store.tables import ATTEMPT, JOB, LAUNCH, MACHINE, of_backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +65,16 @@ async def commit_intent(
             created_at_ms=now_ms,
         )
     )
-    await save_moves(connection, [_intent(request, offering, member, now_ms) for member in members])
+    await save_moves(
+        connection, [_intent(request, offering, member, backend, now_ms) for member in members]
+    )
     await connection.execute(
         insert(ATTEMPT),
         [
             {
                 "job_id": member.job_id,
                 "number": member.attempt,
+                "backend": backend,
                 "launch_id": request.launch_id,
                 "launch_index": index,
                 "instance_type": offering.instance_type,
@@ -85,14 +89,18 @@ async def commit_intent(
     )
 
 
-def _intent(request: LaunchRequest, offering: Offering, member: Member, now_ms: int) -> Move:
+def _intent(
+    request: LaunchRequest, offering: Offering, member: Member, backend: str, now_ms: int
+) -> Move:
     message = f"asking EC2 for {offering.instance_type} ({offering.market}) in {offering.zone}"
     detail = {"launch": request.launch_id, "offering": offering.key}
-    return to_launching(member, message, detail, now_ms=now_ms)
+    return to_launching(member, message, detail, backend=backend, now_ms=now_ms)
 
 
-def to_launching(member: Member, message: str, detail: dict[str, Any], *, now_ms: int) -> Move:
-    """The job's move with its intent."""
+def to_launching(
+    member: Member, message: str, detail: dict[str, Any], *, backend: str, now_ms: int
+) -> Move:
+    """The job's move with its intent: from now on it is this backend's."""
     return Move(
         member.job_id,
         member.version,
@@ -103,32 +111,42 @@ def to_launching(member: Member, message: str, detail: dict[str, Any], *, now_ms
         message=message,
         attempt=member.attempt,
         detail=detail,
-        changes={"attempt": member.attempt},
+        changes={"attempt": member.attempt, "backend": backend},
     )
 
 
-async def open_launches(connection: AsyncConnection) -> list[Launch]:
+async def open_launches(connection: AsyncConnection, *, backend: str | None = None) -> list[Launch]:
     """Intents without a saved answer, oldest first; those that reuse a machine are `store.reuse`'s."""
-    statement = (
-        select(LAUNCH)
-        .where(LAUNCH.c.state == "intended", LAUNCH.c.reuses.is_(None))
-        .order_by(LAUNCH.c.created_at_ms)
-    )
     return [
         Launch(row.id, load_request(row.request), row.document, row.created_at_ms)
-        for row in await connection.execute(statement)
+        for row in await connection.execute(_open_launches(backend))
     ]
+
+
+@cache
+def _open_launches(backend: str | None) -> Select[Any]:
+    return (
+        select(LAUNCH)
+        .where(
+            LAUNCH.c.state == "intended",
+            LAUNCH.c.reuses.is_(None),
+            of_backend(LAUNCH.c.backend, backend),
+        )
+        .order_by(LAUNCH.c.created_at_ms)
+    )
 
 
 async def members_of(connection: AsyncConnection, launch_id: str) -> list[Row[Any]]:
     """The jobs that wait for the answer of this launch, by its indexes."""
-    statement = (
-        select(JOB.c.id, JOB.c.version, JOB.c.phase, JOB.c.attempt, ATTEMPT.c.launch_index)
-        .join(ATTEMPT, (ATTEMPT.c.job_id == JOB.c.id) & (ATTEMPT.c.number == JOB.c.attempt))
-        .where(ATTEMPT.c.launch_id == launch_id, JOB.c.phase == "launching")
-        .order_by(ATTEMPT.c.launch_index)
-    )
-    return list(await connection.execute(statement))
+    return list(await connection.execute(_MEMBERS, {"the_launch": launch_id}))
+
+
+_MEMBERS = (
+    select(JOB.c.id, JOB.c.version, JOB.c.phase, JOB.c.attempt, ATTEMPT.c.launch_index)
+    .join(ATTEMPT, (ATTEMPT.c.job_id == JOB.c.id) & (ATTEMPT.c.number == JOB.c.attempt))
+    .where(ATTEMPT.c.launch_id == bindparam("the_launch"), JOB.c.phase == "launching")
+    .order_by(ATTEMPT.c.launch_index)
+)
 
 
 async def save_answer(
@@ -150,7 +168,7 @@ async def save_answer(
     if given:
         await connection.execute(
             insert(MACHINE),
-            [_machine_values(request, machine, price, now_ms) for machine in launched],
+            [_machine_values(launch, machine, price, now_ms=now_ms) for machine in launched],
         )
         await _set_instances(connection, given, now_ms=now_ms)
         await save_moves(connection, [_booting(request, *pair, now_ms=now_ms) for pair in given])
@@ -179,8 +197,12 @@ async def _set_instances(
 
 
 def _machine_values(
-    request: LaunchRequest, machine: Launched, price: tuple[str, float], now_ms: int
+    launch: Launch, machine: Launched, price: tuple[str, float], *, now_ms: int
 ) -> dict[str, Any]:
+    """With the machine's launch by EC2's clock, as far as ours allows it: between the intent and the answer. What it costs is
+    counted from there.
+    """
+    request = launch.request
     return {
         "instance_id": machine.instance_id,
         "backend": price[0],
@@ -192,7 +214,7 @@ def _machine_values(
         "price_usd_h": price[1],
         "spot_request_id": machine.spot_request_id,
         "private_ip": machine.private_ip,
-        "launched_at_ms": now_ms,
+        "launched_at_ms": min(max(machine.launched_at_ms, launch.created_at_ms), now_ms),
     }
 
 

@@ -6,9 +6,10 @@ The current attempt of a terminating job looks the same; that one is its job's o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ScalarSelect, and_, func, not_, select
+from sqlalchemy import ScalarSelect, Select, and_, case, func, not_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd.core.budget import GOING_S
@@ -18,7 +19,7 @@ from dstackd.store.attempts import attempt_columns, attempt_of
 from dstackd.store.idle import HOUR_MS, larger
 from dstackd.store.machines import end_attempts
 from dstackd.store.moves import add_events, visit_now
-from dstackd.store.tables import ATTEMPT, JOB
+from dstackd.store.tables import ATTEMPT, JOB, MACHINE, THE_TIME, of_backend
 
 _LEFT = ATTEMPT.alias("left_attempt")
 """Made once: an alias costs SQLAlchemy a millisecond."""
@@ -27,10 +28,17 @@ _LEFT_BY_THE_JOB = and_(
 )
 
 
-async def leaving_attempts(connection: AsyncConnection) -> list[Attempt]:
-    """All of them. O(attempts that are not over)."""
+async def leaving_attempts(
+    connection: AsyncConnection, *, backend: str | None = None
+) -> list[Attempt]:
+    """All of them at a backend. O(attempts that are not over)."""
+    return [attempt_of(row) for row in await connection.execute(_leaving_attempts(backend))]
+
+
+@cache
+def _leaving_attempts(backend: str | None) -> Select[Any]:
     of_the_job = and_(JOB.c.phase == "terminating", JOB.c.attempt == ATTEMPT.c.number)
-    statement = (
+    return (
         select(*attempt_columns())
         .join(JOB, JOB.c.id == ATTEMPT.c.job_id)
         .where(
@@ -38,9 +46,9 @@ async def leaving_attempts(connection: AsyncConnection) -> list[Attempt]:
             ATTEMPT.c.outcome.is_not(None),
             ATTEMPT.c.released_at_ms.is_(None),  # else the machine may run another job
             not_(of_the_job),
+            of_backend(ATTEMPT.c.backend, backend),
         )
     )
-    return [attempt_of(row) for row in await connection.execute(statement)]
 
 
 async def save_left(
@@ -70,13 +78,13 @@ def leaving_count(*, beside_current: bool = False) -> ScalarSelect[Any]:
     return statement.correlate(JOB).scalar_subquery()
 
 
-def leaving_usd(now_ms: int) -> ScalarSelect[Any]:
-    """What those of a queued job cost if EC2 shows them gone as late as our estimates allow for; NULL: there are none."""
-    until_gone_ms = now_ms + GOING_S * 1000 - _LEFT.c.launched_at_ms
-    billed_ms = larger(until_gone_ms, BILLED_MIN_S * 1000)
+def leaving_usd() -> ScalarSelect[Any]:
+    """At THE_TIME: what those of a queued job cost if EC2 shows them gone as late as our estimates allow for; NULL: there are none."""
+    began_ms = case((_LEFT.c.reused == 1, _LEFT.c.launched_at_ms), else_=MACHINE.c.launched_at_ms)
+    billed_ms = larger(THE_TIME + GOING_S * 1000 - began_ms, BILLED_MIN_S * 1000)
     return (
         select(func.sum(_LEFT.c.price_usd_h * billed_ms / HOUR_MS))
-        .where(_LEFT_BY_THE_JOB)
+        .where(_LEFT_BY_THE_JOB, MACHINE.c.instance_id == _LEFT.c.instance_id)
         .correlate(JOB)
         .scalar_subquery()
     )

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Row, and_, bindparam, func, or_, select, true, update
+from sqlalchemy import Row, Select, and_, bindparam, func, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd.core.log_verdict import is_settled, log_verdict
 from dstackd.core.open_log import WantedLog
 from dstackd.store.moves import IDS_MAX, add_events, visit_now
-from dstackd.store.tables import ATTEMPT, LAUNCH
+from dstackd.store.tables import ATTEMPT, LAUNCH, THE_TIME, of_backend
 
 VERDICT_KIND = "log_verdict"
 """Kind of the events that say so."""
 
 
-async def wanted_logs(connection: AsyncConnection, *, ended_after_ms: int) -> list[WantedLog]:
+async def wanted_logs(
+    connection: AsyncConnection, *, ended_after_ms: int, backend: str | None = None
+) -> list[WantedLog]:
     """Attempts with a machine, and those that ended after `ended_after_ms` with lines missing."""
+    rows = await connection.execute(_wanted_logs(backend), {"the_time": ended_after_ms})
+    return [WantedLog(*row) for row in rows]
+
+
+@cache
+def _wanted_logs(backend: str | None) -> Select[Any]:
     is_short = func.coalesce(ATTEMPT.c.log_lines_seen < ATTEMPT.c.log_lines_sent, true())
-    statement = (
+    return (
         select(
             ATTEMPT.c.job_id,
             ATTEMPT.c.number,
@@ -32,27 +41,29 @@ async def wanted_logs(connection: AsyncConnection, *, ended_after_ms: int) -> li
         .join(LAUNCH, LAUNCH.c.id == ATTEMPT.c.launch_id)
         .where(
             ATTEMPT.c.launched_at_ms.is_not(None),
+            of_backend(ATTEMPT.c.backend, backend),
             or_(
                 ATTEMPT.c.ended_at_ms.is_(None),
-                and_(ATTEMPT.c.ended_at_ms > ended_after_ms, is_short),
+                and_(ATTEMPT.c.ended_at_ms > THE_TIME, is_short),
             ),
         )
     )
-    return [WantedLog(*row) for row in await connection.execute(statement)]
 
 
 async def save_seen(
     connection: AsyncConnection, counts: Sequence[tuple[str, int, int]], *, now_ms: int
 ) -> None:
     """Write how many lines have arrived, given as (job, attempt, lines), and what follows for the verdicts; have the
-    jobs looked at: they may have waited for them.
+    jobs looked at: they may have waited for them. Fewer than before are no news: others have arrived at another host's file.
     """
     if not counts:
         return
     await connection.execute(
         update(ATTEMPT)
         .where(
-            ATTEMPT.c.job_id == bindparam("the_job"), ATTEMPT.c.number == bindparam("the_number")
+            ATTEMPT.c.job_id == bindparam("the_job"),
+            ATTEMPT.c.number == bindparam("the_number"),
+            ATTEMPT.c.log_lines_seen < bindparam("the_count"),
         )
         .values(log_lines_seen=bindparam("the_count")),
         [

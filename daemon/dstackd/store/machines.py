@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Row, Select, bindparam, exists, insert, or_, select, update
+from sqlalchemy import CompoundSelect, Row, Select, bindparam, exists, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd.core.budget import IDLE_MARGIN_S
@@ -17,7 +18,7 @@ from dstackd.store.idle import charge_jobs, settle_idle
 from dstackd.store.logs import save_verdicts
 from dstackd.store.moves import IDS_MAX, add_events
 from dstackd.store.reaping import note_leaving
-from dstackd.store.tables import ATTEMPT, LAUNCH, MACHINE
+from dstackd.store.tables import ATTEMPT, LAUNCH, MACHINE, THE_TIME, of_backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,70 +31,106 @@ class LiveMachine:
     launched_at_ms: int
 
 
-async def live_machines(connection: AsyncConnection) -> list[LiveMachine]:
+async def live_machines(
+    connection: AsyncConnection, *, backend: str | None = None
+) -> list[LiveMachine]:
     """Machines that were not seen gone yet."""
-    statement = select(
+    return [LiveMachine(*row) for row in await connection.execute(_live_machines(backend))]
+
+
+@cache
+def _live_machines(backend: str | None) -> Select[Any]:
+    return select(
         MACHINE.c.instance_id, MACHINE.c.state, MACHINE.c.state_reason, MACHINE.c.launched_at_ms
-    ).where(MACHINE.c.gone_at_ms.is_(None))
-    return [LiveMachine(*row) for row in await connection.execute(statement)]
+    ).where(MACHINE.c.gone_at_ms.is_(None), of_backend(MACHINE.c.backend, backend))
 
 
 async def needed(
-    connection: AsyncConnection, *, now_ms: int
+    connection: AsyncConnection, *, now_ms: int, backend: str | None = None
 ) -> tuple[frozenset[str], frozenset[str]]:
     """(instance ids of attempts that have one and are not over, and of machines that may still be idle; ids of launches
     without a saved answer).
     """
-    ids = await connection.execute(
-        # Not "instance_id IS NOT NULL" here: SQLite would walk the index of all attempts that ever were.
-        select(ATTEMPT.c.instance_id)
-        .where(ATTEMPT.c.ended_at_ms.is_(None), ATTEMPT.c.released_at_ms.is_(None))
-        .union_all(
-            select(MACHINE.c.instance_id).where(
-                MACHINE.c.idle_since_ms.is_not(None),
-                MACHINE.c.idle_until_ms > now_ms - int(IDLE_MARGIN_S * 1000),
-            )
-        )
-    )
-    launches = await connection.execute(select(LAUNCH.c.id).where(LAUNCH.c.state == "intended"))
+    ids = await connection.execute(_needed(backend), {"the_time": now_ms})
+    launches = await connection.execute(_unanswered(backend))
     needed_ids = frozenset(each for each in ids.scalars() if each is not None)
     return needed_ids, frozenset(launches.scalars())
 
 
-async def instances_of_attempts(connection: AsyncConnection) -> frozenset[str]:
+@cache
+def _needed(backend: str | None) -> CompoundSelect[Any]:
+    # Not "instance_id IS NOT NULL" here: SQLite would walk the index of all attempts that ever were.
+    held = select(ATTEMPT.c.instance_id).where(
+        ATTEMPT.c.ended_at_ms.is_(None),
+        ATTEMPT.c.released_at_ms.is_(None),
+        of_backend(ATTEMPT.c.backend, backend),
+    )
+    idle = select(MACHINE.c.instance_id).where(
+        MACHINE.c.idle_since_ms.is_not(None),
+        MACHINE.c.idle_until_ms > THE_TIME - int(IDLE_MARGIN_S * 1000),
+        of_backend(MACHINE.c.backend, backend),
+    )
+    return held.union_all(idle)
+
+
+@cache
+def _unanswered(backend: str | None) -> Select[str]:
+    return select(LAUNCH.c.id).where(
+        LAUNCH.c.state == "intended", of_backend(LAUNCH.c.backend, backend)
+    )
+
+
+async def instances_of_attempts(
+    connection: AsyncConnection, *, backend: str | None = None
+) -> frozenset[str]:
     """Instances of attempts that are not over, whether EC2 shows them or not."""
-    statement = select(ATTEMPT.c.instance_id).where(ATTEMPT.c.ended_at_ms.is_(None))
-    ids = (await connection.execute(statement)).scalars()
+    ids = (await connection.execute(_instances_of_attempts(backend))).scalars()
     return frozenset(each for each in ids if each is not None)
 
 
-async def anything_live(connection: AsyncConnection) -> bool:
+@cache
+def _instances_of_attempts(backend: str | None) -> Select[Any]:
+    return select(ATTEMPT.c.instance_id).where(
+        ATTEMPT.c.ended_at_ms.is_(None), of_backend(ATTEMPT.c.backend, backend)
+    )
+
+
+async def anything_live(connection: AsyncConnection, *, backend: str | None = None) -> bool:
     """Whether a machine of ours may exist or may have left word: one not seen gone, an attempt that is not over (its
     machine may have gone already, with its last word in the bucket), or a launch without an answer.
     """
-    return bool((await connection.execute(_ANYTHING_LIVE)).scalar_one())
+    return bool((await connection.execute(_anything_live(backend))).scalar_one())
 
 
-_ANYTHING_LIVE = select(
-    or_(
-        exists().where(MACHINE.c.gone_at_ms.is_(None)),
-        exists().where(ATTEMPT.c.ended_at_ms.is_(None)),
-        exists().where(LAUNCH.c.state == "intended"),
+@cache
+def _anything_live(backend: str | None) -> Select[bool]:
+    """Asked several times a second: made once."""
+    return select(
+        or_(
+            exists().where(MACHINE.c.gone_at_ms.is_(None), of_backend(MACHINE.c.backend, backend)),
+            exists().where(ATTEMPT.c.ended_at_ms.is_(None), of_backend(ATTEMPT.c.backend, backend)),
+            exists().where(LAUNCH.c.state == "intended", of_backend(LAUNCH.c.backend, backend)),
+        )
     )
-)
-"""Asked several times a second: made once."""
 
 
-async def unnoticed_spot_machines(connection: AsyncConnection) -> frozenset[str]:
+async def unnoticed_spot_machines(
+    connection: AsyncConnection, *, backend: str | None = None
+) -> frozenset[str]:
     """Spot machines of attempts that go on and about which no notice is known."""
-    statement = select(ATTEMPT.c.instance_id).where(
+    return frozenset((await connection.execute(_unnoticed(backend))).scalars())
+
+
+@cache
+def _unnoticed(backend: str | None) -> Select[str]:
+    return select(ATTEMPT.c.instance_id).where(
         ATTEMPT.c.ended_at_ms.is_(None),
         ATTEMPT.c.market == "spot",
         ATTEMPT.c.instance_id.is_not(None),
         ATTEMPT.c.notice_at_ms.is_(None),
         ATTEMPT.c.done_at_ms.is_(None),
+        of_backend(ATTEMPT.c.backend, backend),
     )
-    return frozenset((await connection.execute(statement)).scalars())
 
 
 async def save_states(
@@ -202,7 +239,8 @@ async def end_attempts(
 def _bill_usd(row: Row[Any], now_ms: int) -> float:
     until_ms = row.released_at_ms or row.gone_at_ms or now_ms
     if not row.reused:
-        return machine_cost_usd(row.price_usd_h, from_ms=row.launched_at_ms, until_ms=until_ms)
+        began_ms = row.machine_launched_at_ms
+        return machine_cost_usd(row.price_usd_h, from_ms=began_ms, until_ms=until_ms)
     return share_usd(
         row.price_usd_h,
         launched_ms=row.machine_launched_at_ms,

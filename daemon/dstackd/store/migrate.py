@@ -1,4 +1,4 @@
-"""Bringing the schema to the newest revision. Law: all revisions run in one transaction; a newer schema is refused."""
+"""Bringing the schema to the newest revision. Law: all revisions run in one transaction, one program at a time; a newer schema is refused."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anyio.to_thread
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd.errors import ConfigError
 from dstackd.store.engine import Database
+
+LOCK = 0x6473_7461_636B_64
+"""The key of the advisory lock: `dstackd`."""
+OTHERS_S = 0.2
+"""Between two tries while another program migrates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +57,25 @@ async def upgrade(database: Database) -> SchemaPosition:
     Raises ConfigError when the database is newer than this program.
     """
 
-    async def work(connection: AsyncConnection) -> SchemaPosition:
+    async def work(connection: AsyncConnection) -> SchemaPosition | None:
+        if database.server is not None and not await _is_ours_alone(connection):
+            return None
         return await connection.run_sync(_upgrade)
 
     await anyio.to_thread.run_sync(_import_alembic)  # 0.3 s of imports, off the loop
-    return await database.write(work)
+    while (before := await database.alter(work)) is None:  # noqa: ASYNC110 - another process has to end
+        await anyio.sleep(OTHERS_S)
+    return before
+
+
+async def _is_ours_alone(connection: AsyncConnection) -> bool:
+    """Whether no other program migrates this PostgreSQL database; until the end of the transaction. SQLite's transactions exclude each other.
+
+    Who comes second has to see what the first one did, and not the picture that its transaction began with.
+    """
+    await connection.execute(text("SET TRANSACTION ISOLATION LEVEL READ COMMITTED"))
+    found = await connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": LOCK})
+    return bool(found.scalar_one())
 
 
 def _import_alembic() -> None:

@@ -1,4 +1,5 @@
-"""Saving many jobs at once. Law: a save is guarded by the row's version, moves along TRANSITIONS, and leaves one event.
+"""Saving many jobs at once. Law: a save is guarded by the row's version, moves along TRANSITIONS, and leaves one event; the end of a job
+wakes those that need it.
 
 A thousand jobs that move together cost a handful of statements: one SELECT for the guard, one UPDATE for each set of
 columns, one INSERT for the events.
@@ -11,11 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd.core.phase import TERMINAL, TRANSITIONS, Phase, Reason
-from dstackd.errors import StaleRow, require
+from dstackd.errors import InvariantError, StaleRow
+from dstackd.store.bulk import insert_rows, sqlite_versions, update_rows
+from dstackd.store.dependencies import wake_dependents
 from dstackd.store.tables import EVENT, JOB
 
 FAR_MS = 9_007_199_254_740_991
@@ -34,7 +37,9 @@ class JobChanges(TypedDict, total=False):
     ran_attempts: int
     boot_failures: int
     cost_usd: float
+    held: int
     inputs_digest: str
+    backend: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,67 +60,65 @@ class Move:
 
 
 async def save_moves(connection: AsyncConnection, moves: Sequence[Move]) -> None:
-    """Write the moves and their events. Raises StaleRow, with nothing written, when a row has moved on meanwhile."""
-    stale = await stale_ids(connection, moves)
+    """Write the moves and their events. Raises StaleRow when a row has moved on meanwhile: the transaction must end with it."""
+    stale = await save_fresh_moves(connection, moves)
     if stale:
         message = f"{len(stale)} job(s) have moved on, {min(stale)} among them"
         raise StaleRow(message)
-    await _write(connection, moves)
 
 
 async def save_fresh_moves(connection: AsyncConnection, moves: Sequence[Move]) -> frozenset[str]:
     """Write the moves of the rows that are still at their version; returns the ids of the others."""
-    stale = await stale_ids(connection, moves)
-    await _write(connection, [move for move in moves if move.job_id not in stale])
-    return stale
+    fresh = await _update(connection, await _not_stale(connection, moves))
+    await add_events(connection, [_event(move) for move in fresh])
+    await wake_dependents(connection, [each.job_id for each in fresh if each.phase in TERMINAL])
+    return frozenset(move.job_id for move in moves) - {move.job_id for move in fresh}
 
 
-async def stale_ids(connection: AsyncConnection, moves: Sequence[Move]) -> frozenset[str]:
-    """Ids of the rows that are not at the version that their move starts from."""
-    versions: dict[str, int] = {}
-    ids = [move.job_id for move in moves]
-    for start in range(0, len(ids), IDS_MAX):
-        statement = (
-            select(JOB.c.id, JOB.c.version)
-            .where(JOB.c.id.in_(ids[start : start + IDS_MAX]))
-            .with_for_update()
-        )
-        versions |= {row.id: row.version for row in await connection.execute(statement)}
-    return frozenset(move.job_id for move in moves if versions.get(move.job_id) != move.version)
+async def _not_stale(connection: AsyncConnection, moves: Sequence[Move]) -> Sequence[Move]:
+    """On PostgreSQL the update itself says which rows it found."""
+    if connection.dialect.name != "sqlite" or not moves:
+        return moves
+    found = await sqlite_versions(connection, JOB, [move.job_id for move in moves])
+    return [move for move in moves if found.get(move.job_id) == move.version]
 
 
-async def _write(connection: AsyncConnection, moves: Sequence[Move]) -> None:
-    by_columns: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+async def _update(connection: AsyncConnection, moves: Sequence[Move]) -> Sequence[Move]:
+    """The moves whose rows were at their version."""
+    by_columns: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
     for move in moves:
         values = _values(move)
-        by_columns.setdefault(tuple(sorted(values)), []).append(values | {"the_id": move.job_id})
-    for columns, rows in by_columns.items():
-        statement = (
-            update(JOB)
-            .where(JOB.c.id == bindparam("the_id"))
-            .values({name: bindparam(name) for name in columns})
+        by_columns.setdefault(tuple(values), []).append(
+            (*values.values(), move.job_id, move.version)
         )
-        await connection.execute(statement, rows)
-    await add_events(connection, (_event(move) for move in moves))
+    done: set[str] = set()
+    for columns, rows in by_columns.items():
+        found = await update_rows(connection, JOB, columns, rows, key=("id", "version"))
+        done.update([row[-2] for row in rows] if found is None else found)
+    return [move for move in moves if move.job_id in done]
 
 
 def _values(move: Move) -> dict[str, Any]:
     values: dict[str, Any] = {
         **move.changes,
         "version": move.version + 1,
-        "reason": move.reason,
+        "reason": _plain(move.reason),
         "message": move.message,
         "next_visit_at_ms": move.next_visit_at_ms,
     }
     if move.phase is not None:
-        require(
-            move.phase in TRANSITIONS[move.phase_from],
-            f"job {move.job_id}: {move.phase_from} -> {move.phase} is not a legal move",
-        )
-        values |= {"phase": move.phase, "phase_since_ms": move.now_ms}
+        if move.phase not in TRANSITIONS[move.phase_from]:
+            message = f"job {move.job_id}: {move.phase_from} -> {move.phase} is not a legal move"
+            raise InvariantError(message)
+        values["phase"], values["phase_since_ms"] = move.phase.value, move.now_ms
         if move.phase in TERMINAL:
             values["finished_at_ms"] = move.now_ms
     return values
+
+
+def _plain(word: Reason | Phase | None) -> str | None:
+    """SQLite's driver looks for an adapter of every value whose type is not one of its own: a microsecond and more."""
+    return None if word is None else word.value
 
 
 def _event(move: Move) -> dict[str, Any]:
@@ -124,30 +127,32 @@ def _event(move: Move) -> dict[str, Any]:
         "job_id": move.job_id,
         "attempt": move.attempt,
         "kind": "phase" if move.phase is not None else "waiting",
-        "phase_from": move.phase_from,
-        "phase_to": move.phase,
-        "reason": move.reason,
+        "phase_from": move.phase_from.value,
+        "phase_to": _plain(move.phase),
+        "reason": _plain(move.reason),
         "message": move.message,
-        "detail": json.dumps(move.detail),
+        "detail": json.dumps(move.detail) if move.detail else "{}",
     }
 
 
 _EVENT_DEFAULTS: dict[str, Any] = {
+    "at_ms": None,
     "job_id": None,
     "attempt": None,
+    "kind": None,
     "phase_from": None,
     "phase_to": None,
     "reason": None,
     "message": "",
     "detail": "{}",
 }
+_EVENT_COLUMNS = tuple(_EVENT_DEFAULTS)
 
 
 async def add_events(connection: AsyncConnection, events: Iterable[dict[str, Any]]) -> None:
     """Append to the history; each event has at least `at_ms` and `kind`."""
-    rows = [_EVENT_DEFAULTS | event for event in events]
-    if rows:
-        await connection.execute(insert(EVENT), rows)
+    rows = [tuple((_EVENT_DEFAULTS | event).values()) for event in events]
+    await insert_rows(connection, EVENT, _EVENT_COLUMNS, rows)
 
 
 async def visit_now(connection: AsyncConnection, job_ids: Iterable[str]) -> None:
@@ -172,11 +177,10 @@ async def visit_later(
     Guarded by the version, so that a wake-up which came in between is not slept through: whatever wakes a job (a
     report, lines, a cancel) raises its version.
     """
-    rows = [{"the_id": job_id, "the_version": version} for job_id, version in visits]
-    if rows:
-        await connection.execute(
-            update(JOB)
-            .where(JOB.c.id == bindparam("the_id"), JOB.c.version == bindparam("the_version"))
-            .values(next_visit_at_ms=next_visit_at_ms),
-            rows,
-        )
+    await visit_at(connection, ((next_visit_at_ms, *visit) for visit in visits))
+
+
+async def visit_at(connection: AsyncConnection, visits: Iterable[tuple[int, str, int]]) -> None:
+    """The same, each at a time of its own: (next visit, id, version)."""
+    rows = list(visits)
+    await update_rows(connection, JOB, ("next_visit_at_ms",), rows, key=("id", "version"))

@@ -17,10 +17,12 @@ from dstackd.store.idle import idle_and_free
 from dstackd.store.reaping import long_leaving
 from dstackd.store.tables import ATTEMPT, EVENT, JOB, MACHINE
 
+DEFAULT_PROJECT = "main"
+"""The column's default."""
 DATABASE_ERRORS = (SQLAlchemyError, OSError, StorageFailed)
 """What a read raises when the database is broken, gone or locked (OSError: PostgreSQL's host does not answer)."""
 
-_HIDDEN = frozenset({"version", "next_visit_at_ms", "inputs_digest"})
+_HIDDEN = frozenset({"version", "next_visit_at_ms", "inputs_digest", "held", "run_at"})
 JOB_COLUMNS = [column for column in JOB.c if column.name not in _HIDDEN]
 """What of a job is shown."""
 LISTED_COLUMNS = [column for column in JOB_COLUMNS if column.name != "spec"]
@@ -94,15 +96,37 @@ async def array_elements(connection: AsyncConnection, job_id: str) -> list[str]:
 
 
 async def insert_job(
-    connection: AsyncConnection, *, spec: str, project: str | None, priority: int | None
-) -> str:
-    """Insert one job exactly as a foreign application would; returns its id."""
-    values = {"spec": spec, "project": project, "priority": priority}
+    connection: AsyncConnection,
+    *,
+    job_id: str,
+    spec: str,
+    project: str | None = None,
+    priority: int | None = None,
+    unique_key: str | None = None,
+    run_at: str | None = None,
+) -> tuple[str, bool]:
+    """Insert one job exactly as a foreign application would; returns its id, and whether it is new: where the project has a
+    job with this `unique_key` already, it is that one's. `run_at`: a time as ISO 8601 with its offset.
+
+    `job_id` is fresh: asked again, after a commit whose answer was lost, it is the row of the first time that is found.
+    """
+    values = {"id": job_id, "spec": spec, "project": project, "priority": priority}
+    values |= {"unique_key": unique_key, "run_at": run_at}
     given = {name: value for name, value in values.items() if value is not None}
-    names, places = ", ".join(given), ", ".join(f":{name}" for name in given)
-    # The columns are the literals above: the same plain INSERT that the README shows, defaults by the database.
-    statement = text(f"INSERT INTO job ({names}) VALUES ({places}) RETURNING id")  # noqa: S608
-    return str((await connection.execute(statement, given)).scalar_one())
+    on_postgres = connection.dialect.name == "postgresql"
+    typed = {"run_at": "CAST(CAST(:run_at AS text) AS timestamptz)"} if on_postgres else {}
+    names, places = ", ".join(given), ", ".join(typed.get(name, f":{name}") for name in given)
+    # The columns are the literals above: the same plain INSERT that CONTRACT.md shows, defaults by the database.
+    insert = f"INSERT INTO job ({names}) VALUES ({places}) ON CONFLICT DO NOTHING RETURNING id"  # noqa: S608
+    if (new := (await connection.execute(text(insert), given)).scalar_one_or_none()) is not None:
+        return str(new), True
+    own = select(JOB.c.id).where(JOB.c.id == job_id)
+    if (await connection.execute(own)).scalar_one_or_none() is not None:
+        return job_id, True
+    kept = select(JOB.c.id).where(
+        JOB.c.project == (project or DEFAULT_PROJECT), JOB.c.unique_key == unique_key
+    )
+    return str((await connection.execute(kept)).scalar_one()), False
 
 
 async def counts(connection: AsyncConnection, *, now_ms: int) -> dict[str, Any]:
@@ -165,7 +189,7 @@ async def list_machines(connection: AsyncConnection) -> list[dict[str, Any]]:
 @dataclass(frozen=True, slots=True)
 class AttemptProgress:
     """What a reader of one attempt's log must know. `lines_sent` None: the machine has not said how many it wrote.
-    `verdict` is empty until there is one (`core.log_verdict`).
+    `verdict` is empty until there is one (`core.log_verdict`). `lines_seen`: how many have arrived, at whichever daemon.
     """
 
     number: int
@@ -173,6 +197,8 @@ class AttemptProgress:
     ended: bool
     lines_sent: int | None
     verdict: str = ""
+    lines_seen: int = 0
+    launched_at_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +222,7 @@ async def log_progress(
             *(JOB.c.id, JOB.c.phase, JOB.c.reason, JOB.c.message, JOB.c.exit_code),
             *(JOB.c.finished_at_ms, ATTEMPT.c.number, ATTEMPT.c.started_at_ms),
             *(ATTEMPT.c.ended_at_ms, ATTEMPT.c.log_lines_sent, ATTEMPT.c.log_verdict),
+            *(ATTEMPT.c.log_lines_seen, ATTEMPT.c.launched_at_ms),
         )
         .join(ATTEMPT, ATTEMPT.c.job_id == JOB.c.id, isouter=True)
         .where(JOB.c.id.in_(job_ids))
@@ -207,7 +234,10 @@ async def log_progress(
         if row.number is not None:
             started, ended = row.started_at_ms is not None, row.ended_at_ms is not None
             sent, verdict = row.log_lines_sent, row.log_verdict
-            attempts.append(AttemptProgress(row.number, started, ended, sent, verdict))
+            seen, launched_at_ms = row.log_lines_seen, row.launched_at_ms or 0
+            attempts.append(
+                AttemptProgress(row.number, started, ended, sent, verdict, seen, launched_at_ms)
+            )
     return {
         job_id: LogProgress(
             phase=row.phase,

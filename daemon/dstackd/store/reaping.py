@@ -7,15 +7,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, or_, select, update
+from sqlalchemy import ColumnElement, Select, exists, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd.core.instance import InstanceState
 from dstackd.core.orphan import STUCK_AFTER_S
 from dstackd.store.moves import IDS_MAX, add_events
-from dstackd.store.tables import ATTEMPT, LAUNCH, MACHINE
+from dstackd.store.tables import ATTEMPT, LAUNCH, MACHINE, THE_TIME, of_backend
 
 
 def _nobody_needs_it() -> ColumnElement[bool]:
@@ -40,18 +41,26 @@ class Leavers:
     """Those of `stuck` that have no event yet."""
 
 
-async def leavers(connection: AsyncConnection, *, now_ms: int) -> Leavers:
+async def leavers(
+    connection: AsyncConnection, *, now_ms: int, backend: str | None = None
+) -> Leavers:
     """All of them, in one statement: this is read with every sweep."""
-    is_new = MACHINE.c.leaving_since_ms.is_(None) & _nobody_needs_it()
-    statement = select(
-        MACHINE.c.instance_id, MACHINE.c.leaving_since_ms, MACHINE.c.stuck_at_ms
-    ).where(MACHINE.c.gone_at_ms.is_(None), or_(is_new, long_leaving(now_ms)))
-    rows = list(await connection.execute(statement))
+    rows = list(await connection.execute(_leavers(backend), {"the_time": now_ms}))
     stuck = [row for row in rows if row.leaving_since_ms is not None]
     return Leavers(
         new=tuple(row.instance_id for row in rows if row.leaving_since_ms is None),
         stuck=tuple(row.instance_id for row in stuck),
         untold=tuple(row.instance_id for row in stuck if row.stuck_at_ms is None),
+    )
+
+
+@cache
+def _leavers(backend: str | None) -> Select[Any]:
+    is_new = MACHINE.c.leaving_since_ms.is_(None) & _nobody_needs_it()
+    return select(MACHINE.c.instance_id, MACHINE.c.leaving_since_ms, MACHINE.c.stuck_at_ms).where(
+        MACHINE.c.gone_at_ms.is_(None),
+        or_(is_new, long_leaving(THE_TIME)),
+        of_backend(MACHINE.c.backend, backend),
     )
 
 
@@ -70,7 +79,7 @@ async def note_leaving(
         )
 
 
-def long_leaving(now_ms: int) -> ColumnElement[bool]:
+def long_leaving(now_ms: int | ColumnElement[int]) -> ColumnElement[bool]:
     """Machines that nobody needs for too long, and that are still there."""
     return MACHINE.c.gone_at_ms.is_(None) & (
         MACHINE.c.leaving_since_ms < now_ms - int(STUCK_AFTER_S * 1000)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dstackd.store.tables import ATTEMPT, JOB, LAUNCH, MACHINE
+from dstackd.store.moves import IDS_MAX
+from dstackd.store.tables import ATTEMPT, JOB, LAUNCH, MACHINE, THE_TIME, of_backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,29 +25,13 @@ class Leftovers:
     until_ms: int
 
 
-async def leftovers(connection: AsyncConnection, *, since_ms: int) -> Leftovers:
+async def leftovers(
+    connection: AsyncConnection, *, since_ms: int, backend: str | None = None
+) -> Leftovers:
     """Launches with all attempts ended (or none), and machines seen gone."""
-    live = select(ATTEMPT.c.launch_id).where(ATTEMPT.c.ended_at_ms.is_(None))
-    last = (
-        select(ATTEMPT.c.launch_id, func.max(ATTEMPT.c.ended_at_ms).label("ended_at_ms"))
-        .group_by(ATTEMPT.c.launch_id)
-        .subquery()
-    )
-    over_ms = func.coalesce(last.c.ended_at_ms, LAUNCH.c.answered_at_ms)
-    launches = (
-        await connection.execute(
-            select(LAUNCH.c.id, over_ms, LAUNCH.c.reuses, LAUNCH.c.reuse_number)
-            .join(last, last.c.launch_id == LAUNCH.c.id, isouter=True)
-            .where(LAUNCH.c.state != "intended", LAUNCH.c.id.not_in(live), over_ms > since_ms)
-        )
-    ).all()
-    machines = (
-        await connection.execute(
-            select(MACHINE.c.instance_id, MACHINE.c.gone_at_ms, MACHINE.c.idle_number).where(
-                MACHINE.c.gone_at_ms > since_ms
-            )
-        )
-    ).all()
+    since = {"the_time": since_ms}
+    launches = (await connection.execute(_launches_over(backend), since)).all()
+    machines = (await connection.execute(_machines_gone(backend), since)).all()
     times = [row[1] for row in (*launches, *machines)]
     return Leftovers(
         tuple(row[0] for row in launches),
@@ -57,10 +45,41 @@ async def leftovers(connection: AsyncConnection, *, since_ms: int) -> Leftovers:
     )
 
 
-async def jobs_finished_before(connection: AsyncConnection, *, before_ms: int) -> list[str]:
-    """Ids of the jobs that ended before `before_ms`."""
-    return list(
-        (
-            await connection.execute(select(JOB.c.id).where(JOB.c.finished_at_ms < before_ms))
-        ).scalars()
+@cache
+def _launches_over(backend: str | None) -> Select[Any]:
+    live = select(ATTEMPT.c.launch_id).where(ATTEMPT.c.ended_at_ms.is_(None))
+    last = (
+        select(ATTEMPT.c.launch_id, func.max(ATTEMPT.c.ended_at_ms).label("ended_at_ms"))
+        .group_by(ATTEMPT.c.launch_id)
+        .subquery()
     )
+    over_ms = func.coalesce(last.c.ended_at_ms, LAUNCH.c.answered_at_ms)
+    return (
+        select(LAUNCH.c.id, over_ms, LAUNCH.c.reuses, LAUNCH.c.reuse_number)
+        .join(last, last.c.launch_id == LAUNCH.c.id, isouter=True)
+        .where(
+            LAUNCH.c.state != "intended",
+            LAUNCH.c.id.not_in(live),
+            over_ms > THE_TIME,
+            of_backend(LAUNCH.c.backend, backend),
+        )
+    )
+
+
+@cache
+def _machines_gone(backend: str | None) -> Select[Any]:
+    return select(MACHINE.c.instance_id, MACHINE.c.gone_at_ms, MACHINE.c.idle_number).where(
+        MACHINE.c.gone_at_ms > THE_TIME, of_backend(MACHINE.c.backend, backend)
+    )
+
+
+async def finished_before(
+    connection: AsyncConnection, job_ids: Collection[str], *, before_ms: int
+) -> set[str]:
+    """Those of the jobs that ended before `before_ms`."""
+    ids, found = sorted(job_ids), set[str]()
+    for start in range(0, len(ids), IDS_MAX):
+        chunk = ids[start : start + IDS_MAX]
+        old = select(JOB.c.id).where(JOB.c.id.in_(chunk), JOB.c.finished_at_ms < before_ms)
+        found.update((await connection.execute(old)).scalars())
+    return found

@@ -6,9 +6,10 @@ The intent is committed before the write that claims the machine, the answer aft
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Row, Select, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd import protocol
@@ -28,7 +29,7 @@ from dstackd.store.launches import (
 )
 from dstackd.store.moves import Move, save_moves
 from dstackd.store.requests import load_request
-from dstackd.store.tables import ATTEMPT, JOB, LAUNCH, MACHINE
+from dstackd.store.tables import ATTEMPT, JOB, LAUNCH, MACHINE, THE_TIME, of_backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,17 @@ class Reuse:
     document: str
 
 
-async def idle_machines(connection: AsyncConnection, *, now_ms: int) -> list[IdleMachine]:
+async def idle_machines(
+    connection: AsyncConnection, *, now_ms: int, backend: str | None = None
+) -> list[IdleMachine]:
     """Machines that wait for a job now. One that is claimed, leaves or was seen going is not among them."""
-    statement = (
+    rows = await connection.execute(_idle_machines(backend), {"the_time": now_ms})
+    return [_idle_machine(row) for row in rows]
+
+
+@cache
+def _idle_machines(backend: str | None) -> Select[Any]:
+    return (
         select(JOB, *_MACHINE_COLUMNS, ATTEMPT.c.vcpus, LAUNCH.c.request)
         .select_from(MACHINE)
         .join(JOB, JOB.c.id == MACHINE.c.idle_job_id)
@@ -53,12 +62,12 @@ async def idle_machines(connection: AsyncConnection, *, now_ms: int) -> list[Idl
         .join(LAUNCH, LAUNCH.c.id == MACHINE.c.launch_id)
         .where(
             MACHINE.c.idle_since_ms.is_not(None),
-            MACHINE.c.idle_until_ms > now_ms,
+            MACHINE.c.idle_until_ms > THE_TIME,
             MACHINE.c.gone_at_ms.is_(None),
             MACHINE.c.state.in_(("pending", "running")),
+            of_backend(MACHINE.c.backend, backend),
         )
     )
-    return [_idle_machine(row) for row in await connection.execute(statement)]
 
 
 _MACHINE_COLUMNS = [
@@ -145,6 +154,7 @@ async def commit_reuse(
         insert(ATTEMPT).values(
             job_id=member.job_id,
             number=member.attempt,
+            backend=machine.backend,
             launch_id=launch_id,
             launch_index=0,
             instance_id=machine.instance_id,
@@ -162,24 +172,33 @@ async def commit_reuse(
 def _intent(machine: IdleMachine, launch_id: str, member: Member, now_ms: int) -> Move:
     message = f"giving it to {machine.instance_id}, which is idle"
     detail = {"launch": launch_id, "reuses": machine.instance_id, "number": machine.number}
-    return to_launching(member, message, detail, now_ms=now_ms)
+    return to_launching(member, message, detail, backend=machine.backend, now_ms=now_ms)
 
 
-async def open_reuses(connection: AsyncConnection) -> list[Reuse]:
+async def open_reuses(connection: AsyncConnection, *, backend: str | None = None) -> list[Reuse]:
     """Intents without a saved answer, oldest first."""
-    statement = (
+    return [Reuse(*row) for row in await connection.execute(_open_reuses(backend))]
+
+
+@cache
+def _open_reuses(backend: str | None) -> Select[Any]:
+    return (
         select(LAUNCH.c.id, LAUNCH.c.reuses, LAUNCH.c.reuse_number, LAUNCH.c.document)
-        .where(LAUNCH.c.state == "intended", LAUNCH.c.reuses.is_not(None))
+        .where(
+            LAUNCH.c.state == "intended",
+            LAUNCH.c.reuses.is_not(None),
+            of_backend(LAUNCH.c.backend, backend),
+        )
         .order_by(LAUNCH.c.created_at_ms)
     )
-    return [Reuse(*row) for row in await connection.execute(statement)]
 
 
 async def save_taken(connection: AsyncConnection, reuse: Reuse, *, now_ms: int) -> None:
     """The machine is the job's: its waiting ends, and the job goes to booting."""
     if await close_launch(connection, reuse.id, state="answered", now_ms=now_ms) is None:
         return
-    await settle_idle(connection, [reuse.instance_id], until_ms=now_ms)
+    # The machine may have run the job and wait again before anybody hears that the claim was made.
+    await settle_idle(connection, [reuse.instance_id], until_ms=now_ms, number=reuse.number)
     members = await members_of(connection, reuse.id)
     if not members:
         return

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Column, Table
 
 from dstackd.store.queries import JOB_COLUMNS, LISTED_COLUMNS
-from dstackd.store.tables import ATTEMPT, EVENT, MACHINE
+from dstackd.store.tables import ATTEMPT, EVENT, JOB, MACHINE, SCHEDULE
 
 Properties = dict[str, dict[str, Any]]
 
@@ -40,6 +40,12 @@ def machine_columns() -> Properties:
     """A machine as `list_machines` returns it."""
     attempt = _joined(ATTEMPT, "job_id", "number")
     return _properties(MACHINE.c) | {"job_id": attempt["job_id"], "attempt": attempt["number"]}
+
+
+def schedule_columns() -> Properties:
+    """A schedule as `list_schedules` returns it."""
+    phase = _described(JOB.c.phase, nullable=True)
+    return _properties(SCHEDULE.c) | {"last_job_phase": phase}
 
 
 def _joined(table: Table, *names: str) -> Properties:

@@ -5,12 +5,15 @@ CHECKs, triggers and partial indices live in the migrations only. No object of t
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Table
+from sqlalchemy import BigInteger, Column, ColumnElement, Table, bindparam, true
 from sqlmodel import Field, SQLModel
 
 
 class JobRow(SQLModel, table=True):
-    """The queue; public to submitters."""
+    """The queue; public to submitters. `run_at` is text or a moment, as the database has it: read `run_at_ms`.
+
+    `held`: queued, and not yet to be launched: its time has not come, or other jobs have to end first.
+    """
 
     __tablename__ = "job"
 
@@ -19,6 +22,8 @@ class JobRow(SQLModel, table=True):
     spec: str
     project: str
     priority: int
+    unique_key: str | None
+    run_at: str | None
     cancel_requested: int
     submitted_at_ms: int = Field(sa_type=BigInteger)
     phase: str
@@ -34,9 +39,44 @@ class JobRow(SQLModel, table=True):
     cost_usd: float
     version: int
     next_visit_at_ms: int = Field(sa_type=BigInteger)
+    held: int
+    run_at_ms: int | None = Field(sa_type=BigInteger)
+    backend: str | None
     inputs_digest: str
     array_parent: str | None
     array_index: int | None
+
+
+class DependencyRow(SQLModel, table=True):
+    """A job waits for another one: for its success, or for its end, whatever that is."""
+
+    __tablename__ = "job_dependency"
+
+    job_id: str = Field(primary_key=True)
+    on_job_id: str = Field(primary_key=True)
+    condition: str
+
+
+class ScheduleRow(SQLModel, table=True):
+    """Jobs by the clock; public to other applications. `next_run_at_ms` None: nobody has looked at it since it was written."""
+
+    __tablename__ = "schedule"
+
+    name: str = Field(primary_key=True)
+    cron: str
+    timezone: str
+    spec: str
+    project: str
+    priority: int
+    overlap: str
+    catch_up: str
+    enabled: int
+    created_at_ms: int = Field(sa_type=BigInteger)
+    next_run_at_ms: int | None = Field(sa_type=BigInteger)
+    last_run_at_ms: int | None = Field(sa_type=BigInteger)
+    last_job_id: str | None
+    message: str
+    version: int
 
 
 class BackendRow(SQLModel, table=True):
@@ -52,6 +92,10 @@ class BackendRow(SQLModel, table=True):
     endpoint_url: str | None
     owner: str
     created_at_ms: int = Field(sa_type=BigInteger)
+    lease_holder: str | None
+    lease_asked: int = Field(sa_type=BigInteger)
+    lease_answered: int = Field(sa_type=BigInteger)
+    fence: int = Field(sa_type=BigInteger)
 
 
 class LaunchRow(SQLModel, table=True):
@@ -111,6 +155,7 @@ class AttemptRow(SQLModel, table=True):
 
     job_id: str = Field(primary_key=True)
     number: int = Field(primary_key=True)
+    backend: str
     launch_id: str
     launch_index: int
     instance_id: str | None
@@ -173,8 +218,18 @@ class EventRow(SQLModel, table=True):
 
 _TABLES = SQLModel.metadata.tables
 JOB: Table = _TABLES["job"]
+DEPENDENCY: Table = _TABLES["job_dependency"]
+SCHEDULE: Table = _TABLES["schedule"]
 BACKEND: Table = _TABLES["backend"]
 LAUNCH: Table = _TABLES["launch"]
 MACHINE: Table = _TABLES["machine"]
 ATTEMPT: Table = _TABLES["attempt"]
 EVENT: Table = _TABLES["event"]
+
+THE_TIME = bindparam("the_time", type_=BigInteger)
+"""Milliseconds, in statements that are made once and executed for ever: making one takes longer than its execution."""
+
+
+def of_backend(column: Column[str], backend: str | None) -> ColumnElement[bool]:
+    """The rows of a backend; None: of every one."""
+    return true() if backend is None else column == backend

@@ -7,9 +7,10 @@ An idle machine is held by the project of the job that asked for it.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, case, func, literal, select
+from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, case, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dstackd.core.bounds import Bounds
@@ -18,40 +19,46 @@ from dstackd.core.cost import BILLED_MIN_S
 from dstackd.core.scheduling import NOTHING, Holding, Usage
 from dstackd.spec.limits import REUSE_S_MAX
 from dstackd.store.idle import HOUR_MS, idle_and_free, larger
-from dstackd.store.tables import ATTEMPT, JOB, LAUNCH, MACHINE
+from dstackd.store.tables import ATTEMPT, JOB, LAUNCH, MACHINE, THE_TIME, of_backend
 
 MINUTE_MS = 60_000
+_THE_DAY = bindparam("the_day", type_=BigInteger)
+"""Milliseconds of the last midnight."""
 
 
-async def read_usage(connection: AsyncConnection, *, bounds: Bounds, now_ms: int) -> Usage:
-    """What is in use now. Money and the launch rate are read only where `bounds` has them.
+async def read_usage(
+    connection: AsyncConnection, *, bounds: Bounds, now_ms: int, backend: str | None = None
+) -> Usage:
+    """What is in use now, at a backend or (None) in all: a daemon's bounds hold for its backend. Money and the launch rate are read only where `bounds` has them.
 
     O(attempts that are not over), and with a daily budget also O(attempts that ended today).
     """
-    day_ms = day_start_ms(now_ms) if bounds.has_daily_budget else None
+    money = bounds.has_daily_budget
+    times = {"the_time": now_ms, "the_day": day_start_ms(now_ms)}
     held: dict[str, Holding] = {}
-    for row in await connection.execute(_live(now_ms, day_ms)):
+    for row in await connection.execute(_live(backend, money=money), times):
         held[row.project] = Holding(row.machines, row.vcpus, row.spent_usd, row.reserved_usd)
-    for row in await connection.execute(_idle(now_ms, day_ms)):
+    for row in await connection.execute(_idle(backend, money=money), times):
         idle = Holding(row.machines, row.vcpus, row.spent_usd, row.reserved_usd)
         held[row.project] = held.get(row.project, NOTHING) + idle
-    if day_ms is not None:
-        for row in await connection.execute(_over_today(day_ms)):
+    if money:
+        for row in await connection.execute(_over_today(backend), times):
             spent = Holding(spent_usd=row.spent_usd)
             held[row.project] = held.get(row.project, NOTHING) + spent
     launched = 0
     if bounds.launches_per_minute:
-        launched = (await connection.execute(_launched(now_ms - MINUTE_MS))).scalar_one()
+        launched = (await connection.execute(_launched(backend), times)).scalar_one()
     return Usage(held, launched)
 
 
-def _live(now_ms: int, day_ms: int | None) -> Select[Any]:
-    """Attempts that are not over. `day_ms` None: their money is left at 0."""
+@cache
+def _live(backend: str | None, *, money: bool) -> Select[Any]:
+    """Attempts that are not over. Not `money`: it is left at 0."""
     spent_usd: ColumnElement[Any] = literal(0.0)
     reserved_usd: ColumnElement[Any] = literal(0.0)
-    if day_ms is not None:
-        billed_usd = _billed_usd(now_ms)
-        spent_usd = func.sum(_since(day_ms, billed_usd))
+    if money:
+        billed_usd = _billed_usd()
+        spent_usd = func.sum(_since_midnight(billed_usd))
         reserved_usd = func.sum(
             case(
                 (MACHINE.c.gone_at_ms.is_not(None) | ATTEMPT.c.released_at_ms.is_not(None), 0.0),
@@ -70,22 +77,23 @@ def _live(now_ms: int, day_ms: int | None) -> Select[Any]:
         )
         .select_from(ATTEMPT)
         .join(JOB, JOB.c.id == ATTEMPT.c.job_id)
-        .where(ATTEMPT.c.ended_at_ms.is_(None))
+        .where(ATTEMPT.c.ended_at_ms.is_(None), of_backend(ATTEMPT.c.backend, backend))
         .group_by(JOB.c.project)
     )
-    if day_ms is None:
+    if not money:
         return statement
     return statement.join(MACHINE, MACHINE.c.instance_id == ATTEMPT.c.instance_id, isouter=True)
 
 
-def _idle(now_ms: int, day_ms: int | None) -> Select[Any]:
+@cache
+def _idle(backend: str | None, *, money: bool) -> Select[Any]:
     """Idle machines: what they have cost since they are idle, and will have cost when they are gone at the latest."""
     spent_usd: ColumnElement[Any] = literal(0.0)
     reserved_usd: ColumnElement[Any] = literal(0.0)
-    if day_ms is not None:
-        since_ms = larger(MACHINE.c.idle_since_ms, day_ms)
-        left_ms = MACHINE.c.idle_until_ms + int(IDLE_MARGIN_S * 1000) - now_ms
-        spent_usd = func.sum(MACHINE.c.price_usd_h * larger(now_ms - since_ms, 0) / HOUR_MS)
+    if money:
+        since_ms = larger(MACHINE.c.idle_since_ms, _THE_DAY)
+        left_ms = MACHINE.c.idle_until_ms + int(IDLE_MARGIN_S * 1000) - THE_TIME
+        spent_usd = func.sum(MACHINE.c.price_usd_h * larger(THE_TIME - since_ms, 0) / HOUR_MS)
         reserved_usd = func.sum(MACHINE.c.price_usd_h * larger(left_ms, 0) / HOUR_MS)
     return (
         select(
@@ -100,48 +108,54 @@ def _idle(now_ms: int, day_ms: int | None) -> Select[Any]:
         .join(
             ATTEMPT, (ATTEMPT.c.job_id == JOB.c.id) & (ATTEMPT.c.number == MACHINE.c.idle_attempt)
         )
-        .where(idle_and_free())
+        .where(idle_and_free(), of_backend(MACHINE.c.backend, backend))
         .group_by(JOB.c.project)
     )
 
 
-def _over_today(day_ms: int) -> Select[Any]:
+@cache
+def _over_today(backend: str | None) -> Select[Any]:
     """Attempts that ended since midnight, or whose idle machine did: what they were billed, without the part before it."""
     return (
-        select(JOB.c.project, func.sum(_since(day_ms, ATTEMPT.c.cost_usd)).label("spent_usd"))
+        select(JOB.c.project, func.sum(_since_midnight(ATTEMPT.c.cost_usd)).label("spent_usd"))
         .select_from(ATTEMPT)
         .join(JOB, JOB.c.id == ATTEMPT.c.job_id)
         .where(
             # The first condition is for the index: nothing waits longer.
-            ATTEMPT.c.ended_at_ms >= day_ms - int((REUSE_S_MAX + IDLE_MARGIN_S) * 1000),
-            ATTEMPT.c.ended_at_ms + ATTEMPT.c.idle_ms >= day_ms,
+            ATTEMPT.c.ended_at_ms >= _THE_DAY - int((REUSE_S_MAX + IDLE_MARGIN_S) * 1000),
+            ATTEMPT.c.ended_at_ms + ATTEMPT.c.idle_ms >= _THE_DAY,
+            of_backend(ATTEMPT.c.backend, backend),
         )
         .group_by(JOB.c.project)
     )
 
 
-def _launched(since_ms: int) -> Select[Any]:
+@cache
+def _launched(backend: str | None) -> Select[Any]:
     """Attempts, not what was asked for: those of machines that EC2 did not give are deleted."""
     return (
         select(func.count())
         .select_from(LAUNCH)
         .join(ATTEMPT, ATTEMPT.c.launch_id == LAUNCH.c.id)
-        .where(LAUNCH.c.created_at_ms > since_ms, LAUNCH.c.reuses.is_(None))
+        .where(
+            LAUNCH.c.created_at_ms > THE_TIME - MINUTE_MS,
+            LAUNCH.c.reuses.is_(None),
+            of_backend(LAUNCH.c.backend, backend),
+        )
     )
 
 
-def _billed_usd(now_ms: int) -> ColumnElement[Any]:
+def _billed_usd() -> ColumnElement[Any]:
     """`core.cost.machine_cost_usd` of an attempt that is not over, as the end of the attempt will count it."""
-    until_ms = func.coalesce(ATTEMPT.c.released_at_ms, MACHINE.c.gone_at_ms, now_ms)
-    billed_ms = larger(until_ms - ATTEMPT.c.launched_at_ms, BILLED_MIN_S * 1000)
+    until_ms = func.coalesce(ATTEMPT.c.released_at_ms, MACHINE.c.gone_at_ms, THE_TIME)
     age_ms = larger(until_ms - MACHINE.c.launched_at_ms, BILLED_MIN_S * 1000)
     before_ms = larger(ATTEMPT.c.launched_at_ms - MACHINE.c.launched_at_ms, BILLED_MIN_S * 1000)
-    billed_ms = case((ATTEMPT.c.reused == 1, larger(age_ms - before_ms, 0)), else_=billed_ms)
+    billed_ms = case((ATTEMPT.c.reused == 1, larger(age_ms - before_ms, 0)), else_=age_ms)
     own_usd = ATTEMPT.c.price_usd_h * billed_ms / HOUR_MS
     return ATTEMPT.c.cost_usd + case((ATTEMPT.c.launched_at_ms.is_(None), 0.0), else_=own_usd)
 
 
-def _since(day_ms: int, billed_usd: ColumnElement[Any]) -> ColumnElement[Any]:
+def _since_midnight(billed_usd: ColumnElement[Any]) -> ColumnElement[Any]:
     """A bill without what was due at midnight: the same before and after the attempt's end, which changes no sum."""
-    before_ms = larger(day_ms - func.coalesce(ATTEMPT.c.launched_at_ms, day_ms), 0)
+    before_ms = larger(_THE_DAY - func.coalesce(ATTEMPT.c.launched_at_ms, _THE_DAY), 0)
     return larger(billed_usd - ATTEMPT.c.price_usd_h * before_ms / HOUR_MS, 0.0)
