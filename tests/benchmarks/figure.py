@@ -18,7 +18,18 @@ class Figure:
     baseline: float | None = None
     """The same thing done the plain way in the same run, or a published limit; None: there is none."""
 
+    at_least: float | None = None
+    at_most: float | None = None
+    """The bar that the value is held to."""
+
     def as_json(self) -> str:
-        """One line: figure, value, unit, baseline, and ratio = value / baseline."""
+        """One line: figure, value, unit, baseline, ratio = value / baseline; where there is a bar, it and whether it is met."""
         ratio = round(self.value / self.baseline, 4) if self.baseline else None
-        return json.dumps({**asdict(self), "ratio": ratio})
+        shown = {**asdict(self), "ratio": ratio}
+        bars = {"at_least": self.at_least, "at_most": self.at_most}
+        for name, bar in bars.items():
+            if bar is None:
+                del shown[name]
+            else:
+                shown["met"] = self.value >= bar if name == "at_least" else self.value <= bar
+        return json.dumps(shown)

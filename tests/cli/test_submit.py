@@ -134,6 +134,29 @@ async def test_a_file_may_hold_several_jobs(tmp_path: Path) -> None:
     assert {row[2:] for row in rows} == {("p", 7)}
 
 
+async def test_a_key_and_a_time() -> None:
+    """The same command again prints the same id, and says so; the job waits for its time."""
+    words = ("submit", "--unique-key", "k", "--run-at", "2037-01-31T06:00:00+01:00", "--", "true")
+    async with running() as world:
+        first, second = await ask(world, *words), await ask(world, *words)
+        rows = await world.sql("SELECT id, unique_key, run_at_ms FROM job")
+        shown = await ask(world, "describe", str(rows[0][0]))
+    assert rows == [(first.out.strip(), "k", 2_116_990_800_000)]
+    assert (second.code, second.out) == (0, first.out)
+    assert "has this key already" in second.err
+    assert "2037-01-31T05:00:00.000Z" in shown.out
+
+
+async def test_a_key_is_for_one_job(tmp_path: Path) -> None:
+    """A file with two is refused before anything is sent."""
+    (tmp_path / "jobs.yaml").write_text("commands: [one]\n---\ncommands: [two]\n")
+    async with running() as world:
+        done = await ask(world, "submit", "--unique-key", "k", "jobs.yaml", folder=tmp_path)
+        assert await specs_in(world) == []
+    assert done.code == 2
+    assert "--unique-key is one job's" in done.err
+
+
 async def test_all_is_checked_before_anything_is_sent(tmp_path: Path) -> None:
     """One wrong job in a file keeps all of it back, and every problem is said at once."""
     text = "commands: [ok]\n---\ncommands: [x]\nresources: {cpu: lots}\n---\nnmae: y\n"

@@ -78,7 +78,13 @@ class FragileDatabase(Database):
     """Dies behind a commit."""
 
     def __init__(self, inner: Database, fuse: Fuse) -> None:
-        super().__init__(inner._writer, inner._reader, url=inner.url, clock=inner._clock)
+        super().__init__(
+            inner._writer,
+            inner._reader,
+            url=inner.url,
+            clock=inner._clock,
+            tenure=inner.tenure,
+        )
         self._fuse = fuse
 
     @override

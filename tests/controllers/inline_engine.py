@@ -23,8 +23,15 @@ class InlineConnection:
     def __init__(self, inner: Connection) -> None:
         self._inner = inner
 
+    @property
+    def dialect(self) -> Any:  # noqa: ANN401 - handed on
+        return self._inner.dialect
+
     async def execute(self, *arguments: Any) -> Any:  # noqa: ANN401 - handed on
         return self._inner.execute(*arguments)
+
+    async def exec_driver_sql(self, *arguments: Any) -> Any:  # noqa: ANN401 - handed on
+        return self._inner.exec_driver_sql(*arguments)
 
 
 class InlineEngine:

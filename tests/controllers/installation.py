@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 
 from dstackd.admission import Admission
 from dstackd.catalogue import Catalogue
+from dstackd.controllers.holding import Holding
 from dstackd.controllers.inbox import Inbox
 from dstackd.controllers.inputs import Inputs
 from dstackd.controllers.intake import Intake
@@ -26,6 +27,7 @@ from dstackd.controllers.planning import Planning, PlanningBounds
 from dstackd.controllers.reaper import Reaper
 from dstackd.controllers.retention import Retention
 from dstackd.controllers.reusing import Reusing
+from dstackd.controllers.schedules import Schedules
 from dstackd.core.bounds import Bounds
 from dstackd.core.limits import Limits
 from dstackd.core.log_line import StoredLine
@@ -110,6 +112,8 @@ class Daemon:
     ) -> None:
         admit = Admission((inputs_root,))
         self.intake = Intake(ports.database, admit=admit, interval_s=5.0, **common)
+        self.schedules = Schedules(ports.database, admit=admit, interval_s=5.0, **common)
+        self.holding = Holding(ports.database, interval_s=5.0, **common)
         self.inputs = Inputs(
             ports.database,
             bucket=ports.bucket,
@@ -198,7 +202,8 @@ class Daemon:
     def loops(self) -> tuple[Loop, ...]:
         """In the order in which a job meets them."""
         return (
-            *(self.intake, self.inputs, self.planning, self.launches, self.reusing, self.inbox),
+            *(self.schedules, self.intake, self.holding, self.inputs, self.planning, self.launches),
+            *(self.reusing, self.inbox),
             *(self.interruptions, self.machines, self.logs, self.retention),
         )
 

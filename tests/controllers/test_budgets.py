@@ -11,10 +11,11 @@ from dstackd.simulated.faults import Script
 from tests.builders import spec_json
 from tests.controllers.installation import Installation
 
-IDLE_PASS_STATEMENTS = 15
+IDLE_PASS_STATEMENTS = 18
+"""Three of them are of the loops for schedules and for jobs that are held, which look again after seconds, not with every pass."""
 LIFE_STATEMENTS = 140
 """What one job adds to the passes that happen anyway, from its row to its end."""
-HUNDRED_STATEMENTS_EACH = 1.5
+HUNDRED_STATEMENTS_EACH = 1.6
 """The same for each job of an array of a hundred."""
 LIFE_CALLS = 60
 

@@ -38,6 +38,20 @@ async def test_a_bad_row_does_not_stop_the_others(world: Installation) -> None:
     assert world.job("first")["phase"] == world.job("last")["phase"] == "queued"
 
 
+async def test_a_row_that_the_database_refuses_stops_no_other(world: Installation) -> None:
+    """Whatever its reason: the others of its transaction are accepted, and it is rejected with the database's words."""
+    world.sql(
+        "CREATE TRIGGER refuses BEFORE UPDATE ON job WHEN NEW.id = 'bad' AND NEW.phase = 'queued'"
+        " BEGIN SELECT RAISE(ABORT, 'not this one'); END"
+    )
+    for name in ("first", "bad", "last"):
+        world.insert(spec_json(), job_id=name)
+    await world.daemon.intake.step()
+    assert [world.job(name)["phase"] for name in ("first", "last")] == ["queued"] * 2
+    assert world.job("bad")["phase"] == "rejected"
+    assert "not this one" in world.job("bad")["message"]
+
+
 async def test_text_that_is_no_text_does_not_stop_the_others(world: Installation) -> None:
     """SQLite stores bytes that are not UTF-8 as text, if an application insists: only that row suffers."""
     world.sql("INSERT INTO job (id, spec) VALUES ('bad', CAST(X'7b22ff223a317d' AS TEXT))")

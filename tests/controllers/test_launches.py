@@ -122,6 +122,7 @@ async def test_a_partial_fill_sends_the_rest_back(world: Installation) -> None:
 
 async def test_a_denial_is_said_and_ends_when_it_ends(world: Installation) -> None:
     """Every job waits with the reason; when the operator has mended it, they run."""
+    await world.rounds(1)  # what is open in a first pass may have been sent before
     world.cloud.faults.deny["RunInstances"] = 1
     world.insert(spec_json())
     await world.rounds(2)
@@ -200,6 +201,33 @@ async def test_machines_of_a_lost_answer_are_found_whatever_the_repetition_says(
     world.insert(spec_json())
     await world.until_phase("launching")
     world.cloud.faults.deny["RunInstances"] = 3
+    await world.until_over()
+    assert (world.job()["phase"], world.job()["attempt"]) == ("succeeded", 1)
+    assert len(world.cloud.machines) == 1
+
+
+async def test_a_machine_costs_from_its_launch_on(world: Installation) -> None:
+    """However late its launch is heard of: what ran unheard is paid for."""
+    world.cloud.faults.lose_answer["RunInstances"] = 20
+    world.insert(spec_json())
+    await world.until_over()
+    (machine,) = world.cloud.machines
+    (row,) = world.sql("SELECT * FROM machine")
+    assert row["launched_at_ms"] == machine.launched_at_ms
+    assert world.attempts()[0]["launched_at_ms"] - row["launched_at_ms"] > 20_000
+    cost_usd = row["price_usd_h"] * (row["gone_at_ms"] - row["launched_at_ms"]) / 3_600_000
+    assert world.job()["cost_usd"] == pytest.approx(cost_usd)
+
+
+async def test_a_wall_clock_that_leaps_closes_no_intent(world: Installation) -> None:
+    """The answer is lost, EC2 does not show the machine yet and refuses the repetition: no other machine follows."""
+    world.cloud.faults.lose_answer["RunInstances"] = 1
+    world.cloud.faults.invisible_s = 60.0
+    await world.rounds(1)
+    world.insert(spec_json())
+    await world.until_phase("launching")
+    world.cloud.faults.deny["RunInstances"] = 20
+    world.clock.skew_ms += 200_000
     await world.until_over()
     assert (world.job()["phase"], world.job()["attempt"]) == ("succeeded", 1)
     assert len(world.cloud.machines) == 1

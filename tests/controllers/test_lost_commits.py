@@ -17,15 +17,9 @@ from typing_extensions import override
 from dstackd.errors import StorageFailed
 from dstackd.store.engine import Database
 from tests.controllers.installation import Installation, Ports
-from tests.controllers.test_crashes import (
-    LIMITS,
-    ROUND_S,
-    ROUNDS_MAX,
-    SCENARIOS,
-    Scenario,
-    at_most_one_runs,
-    check,
-)
+from tests.controllers.reusing import quick
+from tests.controllers.scenario import LIMITS, ROUND_S, ROUNDS_MAX, Scenario, at_most_one_runs
+from tests.controllers.scenarios import SCENARIOS
 
 T = TypeVar("T")
 
@@ -51,9 +45,8 @@ class Unanswered(Database):
 
 async def live(world: Installation, scenario: Scenario) -> None:
     """Passes until the job is over and nothing of it goes on."""
-    faults = world.cloud.faults
-    faults.pending_s, faults.boot_s, faults.shutdown_s = 4.0, 8.0, 8.0
-    scenario.set_up(faults)
+    quick(world)
+    scenario.set_up(world.cloud.faults)
     world.insert(scenario.spec.replace("INPUTS", str(world.inputs_root)))
     for _ in range(ROUNDS_MAX):
         for error in await world.daemon.one_round():
@@ -96,7 +89,7 @@ async def test_a_commit_whose_answer_is_lost_changes_nothing(
         world.start_over(seed=at, wrap=wrap)
         try:
             await live(world, scenario)
-            check(world, scenario)
+            scenario.check(world, died=False)
             check_history(world)
         except AssertionError as error:
             error.add_note(f"the answer of commit {at} was lost")

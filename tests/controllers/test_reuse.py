@@ -160,6 +160,33 @@ async def test_a_claim_whose_answer_was_lost_is_read_back(world: Installation) -
     assert runs(world)["job-2", 1] == 1
 
 
+async def test_a_machine_waits_again_though_its_claim_was_never_answered(
+    world: Installation,
+) -> None:
+    """It has run the job and said so before anybody hears of the claim: it stays as long as it was asked to."""
+    quick(world)
+    world.insert(a_spec())
+    machine = await until_idle(world)
+    world.insert(a_spec(), job_id="job-2")
+    await world.daemon.intake.step()
+    await world.daemon.planning.step()
+    faults = world.cloud.faults
+    faults.lose_answer["PutObject"] = 1
+    await world.daemon.reusing.step()  # the document is there
+    (launch,) = world.sql("SELECT id FROM launch WHERE reuses = ?", machine)
+    claim = protocol.reuse_claim(launch["id"], index=0)
+    world.cloud.bucket.store(protocol.reuse_key(machine, 1), claim)  # as a lost answer leaves it
+    faults.throttle["PutObject"] = 1000
+    await world.until(lambda: world.attempts("job-2")[0]["done_at_ms"] is not None)
+    assert world.job("job-2")["phase"] == "launching"
+    faults.throttle["PutObject"] = 0
+    await world.until_over("job-1", "job-2")
+    assert idle(world) == [machine]
+    await until_nothing_is_left(world)
+    assert world.cloud.calls["TerminateInstances"] == 0
+    check_money(world)
+
+
 async def test_a_machine_that_dies_before_it_reads_the_claim_costs_one_attempt_of_nobody(
     world: Installation,
 ) -> None:

@@ -16,6 +16,7 @@ import pytest
 from dstackd import artifact_manifest, protocol
 from dstackd.artifact_manifest import Manifest
 from dstackd.local import processes
+from dstackd.store.tables import ATTEMPT
 from tests.end_to_end.installation import BUCKET, Installation, installation, wait_until
 
 EVER = 10**9
@@ -83,7 +84,7 @@ def machine_of(site: Installation, job_id: str, attempt: int = 1) -> Machine:
 
 def attempt_of(site: Installation, job_id: str, number: int = 1) -> dict[str, Any]:
     """What the table says of an attempt; empty when there is none."""
-    names = [str(row[1]) for row in site.sql("PRAGMA table_info(attempt)")]
+    names = [column.name for column in ATTEMPT.columns]
     rows = site.sql(
         f"SELECT {', '.join(names)} FROM attempt WHERE job_id = ? AND number = ?", job_id, number
     )

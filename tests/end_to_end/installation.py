@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from typing import Any, Self
 import boto3  # type: ignore[import-untyped]
 
 from dstackd.local.cloud import LocalCloud, start_local_cloud
+from tests.end_to_end.stores import new_store
 
 REGION = "eu-central-1"
 BUCKET = "end-to-end"
@@ -29,7 +29,7 @@ TERMINAL = {"succeeded", "failed", "cancelled", "rejected"}
 
 _CONFIG = """
 [database]
-url = "sqlite:///{folder}/queue.db"
+url = "{url}"
 [state]
 directory = "{folder}"
 [http]
@@ -63,11 +63,13 @@ class Installation:
         self.folder = folder
         self.cloud = cloud
         self.port = _free_port()
+        self.store = new_store(folder)
         self.daemon: subprocess.Popen[bytes] | None = None
         self.config = folder / "dstackd.toml"
         (folder / "inputs").mkdir(parents=True)
         self.config.write_text(
             _CONFIG.format(
+                url=self.store.url,
                 folder=folder,
                 port=self.port,
                 region=REGION,
@@ -148,10 +150,7 @@ class Installation:
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """One statement in autocommit, as a foreign application would."""
-        with contextlib.closing(
-            sqlite3.connect(self.folder / "queue.db", timeout=10, isolation_level=None)
-        ) as connection:
-            return connection.execute(statement, values).fetchall()
+        return self.store.execute(statement, *values)
 
     def insert(self, spec: object) -> str:
         """Insert one job with one column; returns its id."""

@@ -24,7 +24,7 @@ def findings(site: Installation, values: list[str], *folders: Path) -> list[str]
     """Every place that holds one of the values, in any form; `folders` are searched too."""
     forms = [form for value in values for form in _forms(value)]
     places = [*_files([site.folder.parent, *folders, *_MEMORY_FOLDERS]), *_processes()]
-    places += [*_objects(site), *_events(site), *_instances(site)]
+    places += [*site.store.contents(), *_objects(site), *_events(site), *_instances(site)]
     return [name for name, content in places if any(form in content for form in forms)]
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests.end_to_end.installation import BUCKET, Installation
 from tests.end_to_end.secret_search import findings
+from tests.end_to_end.stores import IS_POSTGRES
 
 VALUE = "pl/an+ted & found"
 
@@ -46,7 +47,7 @@ def put_line(site: Installation) -> None:
 
 
 def put_row(site: Installation) -> None:
-    site.sql("CREATE TABLE planted (text)")
+    site.sql("CREATE TABLE planted (content TEXT)")
     site.sql("INSERT INTO planted VALUES (?)", VALUE)
 
 
@@ -70,7 +71,7 @@ def start_instance(site: Installation) -> None:
     [
         (put_object, f"s3://{BUCKET}/planted"),
         (put_line, "/planted s"),
-        (put_row, "queue.db"),
+        (put_row, "the database" if IS_POSTGRES else "queue.db"),
         (put_file, "planted"),
         (start_instance, "user-data"),
     ],

@@ -48,6 +48,23 @@ async def test_a_submitted_job_waits_for_intake() -> None:
         assert (status, refused["error"]["code"]) == (404, "no_such_job")
 
 
+async def test_a_job_for_later() -> None:
+    """It waits for its time, which is the next step; the queue is not asked, since it is not in it."""
+    region = a_region()
+    async with running(backend=region.backend) as world:
+        job_id = await queued(world, region, "later", run_at="2037-01-31 05:00:00")
+        statement = (
+            "UPDATE job SET held = 1, reason = 'scheduled', message = 'waits for its time',"
+            " next_visit_at_ms = run_at_ms WHERE id = ?"
+        )
+        await world.sql(statement, job_id)
+        answer = await explained(world, job_id)
+    assert answer["waits_for"][0]["text"] == "waits for its time"
+    (step,) = answer["next_steps"]
+    assert (step["at_ms"], step["bound"]) == (2_116_990_800_000, "run_at")
+    assert answer["queue"] is None
+
+
 async def test_a_free_queue() -> None:
     """What it would get, from the real catalogue; nobody before it."""
     region = a_region()

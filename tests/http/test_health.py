@@ -70,6 +70,7 @@ async def test_a_wedged_loop_fails_liveness() -> None:
     ("attribute", "value", "reason"),
     [
         ("first_pass_done", False, "start failed: the first pass over AWS is not done yet"),
+        ("standing_by_for", "web1:ab/cd", "lease failed: standing by: web1:ab/cd owns the backend"),
         ("schema_current", "0000", "schema failed: the schema is at 0000, this program needs 0001"),
     ],
 )
@@ -113,6 +114,33 @@ async def test_health_in_full() -> None:
         assert found["machines:live"][0]["observedValue"] == 0
         assert 60 <= found["queue:oldestAge"][0]["observedValue"] < 90
         assert {"database:responseTime", "schema:revision", "start:firstPass"} < found.keys()
+
+
+async def test_standing_by_is_healthy() -> None:
+    """A daemon that waits for a backend that another one owns is alive and well, says whose it is, and reaps nothing."""
+    async with running() as world:
+        world.vitals.first_pass_done, world.vitals.standing_by_for = False, "web1:ab/cd"
+        status, health = await get(world.web, "/healthz")
+        (lease,) = health["checks"]["backend:lease"]
+        assert (status, health["status"]) == (200, "pass")
+        assert (lease["observedValue"], lease["owner"]) == ("standby", "web1:ab/cd")
+        assert (await read_text(world.web, "/livez"))[0] == 200
+        _, metrics = await read_text(world.web, "/metrics")
+        assert "dstackd_standing_by 1.0" in metrics
+        async with world.api.post("/v1/machines/reap") as response:
+            assert (response.status, (await response.json())["error"]["code"]) == (503, "standby")
+
+
+async def test_commits_that_are_not_noticed_are_a_warning() -> None:
+    """A daemon that has to look for new jobs works, later: health says why, a metric that it is so."""
+    async with running() as world:
+        world.vitals.watch_problem = "LISTEN does not work behind this pooler"
+        status, health = await get(world.web, "/healthz")
+        (check,) = health["checks"]["queue:commits"]
+        assert (status, health["status"]) == (200, "warn")
+        assert (check["observedValue"], check["output"]) == (False, world.vitals.watch_problem)
+        _, metrics = await read_text(world.web, "/metrics")
+        assert "dstackd_commits_noticed 0.0" in metrics
 
 
 async def test_aws_trouble_is_a_warning() -> None:

@@ -6,20 +6,24 @@ import io
 import json
 import sqlite3
 import string
+from collections.abc import Awaitable, Callable
 from contextlib import closing
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dstackd.errors import StorageFailed
 from dstackd.http.responses import Refusal
 from dstackd.http.submission import read_submission
 from dstackd.spec.parse import parse_spec_json
-from dstackd.store.engine import WRITE_WAIT_S
+from dstackd.store.engine import WRITE_WAIT_S, Connection, Database
 from dstackd.vitals import ApiCalls
 from tests.http.world import World, get, post, running
+
+T = TypeVar("T")
 
 GOOD = {"commands": ["echo héllo"]}
 
@@ -43,6 +47,25 @@ async def test_submit() -> None:
             (second["id"], "vision", -7),
         ]
         assert json.loads(rows[0][1]) == GOOD
+
+
+async def test_a_submission_whose_commit_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for again, and finds the row that it has made: one job, and its id is the answer."""
+    write, lost = Database.write, 2
+
+    async def unanswered(self: Database, work: Callable[[Connection], Awaitable[T]]) -> T:
+        nonlocal lost
+        result = await write(self, work)
+        lost -= 1
+        if lost >= 0:
+            raise StorageFailed("connection was closed in the middle of operation")
+        return result
+
+    async with running() as world:
+        monkeypatch.setattr(Database, "write", unanswered)
+        status, answer = await post(world.api, "/v1/jobs", {"spec": GOOD, "unique_key": "k"})
+        assert (status, answer["existing"]) == (201, False)
+        assert [row[0] for row in await job_rows(world)] == [answer["id"]]
 
 
 async def test_a_bad_submission_inserts_nothing() -> None:
@@ -95,9 +118,15 @@ JSON = st.recursive(
     max_leaves=8,
 )
 BODIES = st.dictionaries(
-    st.sampled_from(["spec", "project", "priority", "x"]), JSON
+    st.sampled_from(["spec", "project", "priority", "unique_key", "run_at", "x"]), JSON
 ) | st.fixed_dictionaries(
-    {"spec": st.just(GOOD)}, optional={"project": st.text(), "priority": st.integers()}
+    {"spec": st.just(GOOD)},
+    optional={
+        "project": st.text(),
+        "priority": st.integers(),
+        "unique_key": st.text(),
+        "run_at": st.text() | st.datetimes(timezones=st.timezones()).map(str),
+    },
 )
 
 
@@ -114,6 +143,10 @@ def test_what_is_accepted_is_acceptable(body: dict[str, object]) -> None:
         assert job.spec.encode()
         assert job.project is None or 1 <= len(job.project) <= 64
         assert job.priority is None or -1000 <= job.priority <= 1000
+        assert job.unique_key is None or 1 <= len(job.unique_key) <= 200
+        with closing(sqlite3.connect(":memory:")) as memory:
+            (days,) = memory.execute("SELECT julianday(?)", [job.run_at]).fetchone()
+        assert job.run_at is None or days >= 2440587.5
         return
     assert refusal.status == 422
     assert refusal.fields

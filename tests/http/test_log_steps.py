@@ -10,7 +10,9 @@ from dstackd.http.log_steps import (
     Position,
     Selection,
     Step,
+    attempt_of,
     is_over,
+    lacking_at_end,
     missing_at_end,
     next_step,
 )
@@ -31,8 +33,9 @@ def progresses(draw: st.DrawFn) -> LogProgress:
             number,
             started=draw(st.booleans()),
             ended=draw(st.booleans()),
-            lines_sent=draw(SENT),
+            lines_sent=(sent := draw(SENT)),
             verdict=draw(VERDICT),
+            lines_seen=draw(st.integers(0, 5 if sent is None else sent)),
         )
         for number in range(1, count + 1)
     )
@@ -103,3 +106,24 @@ def test_missing_is_told(case: tuple[LogProgress, Position, Selection]) -> None:
         assert missing is None
     else:
         assert missing == max(attempt.lines_sent - position.last_n, 0)
+
+
+@unhurried
+@given(cases(), st.booleans(), st.integers(0, 5))
+def test_what_is_lacking_has_arrived_elsewhere(
+    case: tuple[LogProgress, Position, Selection], is_last_word: bool, holes: int
+) -> None:
+    """Nothing is looked for where the file has all that arrived; and what is looked for follows the position and was sent."""
+    progress, position, _ = case
+    position.holes = min(holes, position.last_n)
+    attempt = attempt_of(progress, position.attempt)
+    hole = lacking_at_end(progress, position, is_last_word=is_last_word)
+    lines = position.last_n - position.holes
+    if attempt is None or lines >= attempt.lines_seen:
+        assert hole is None
+    elif hole is None:
+        assert position.last_n >= (attempt.lines_sent or 0)
+    else:
+        assert hole.n == position.last_n + 1
+        assert hole.last_n <= max(attempt.lines_seen + position.holes, attempt.lines_sent or 0)
+        assert attempt.lines_sent is None or hole.last_n <= attempt.lines_sent

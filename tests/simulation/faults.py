@@ -1,7 +1,5 @@
 """What the world does to an installation, by name. Law: each fault can be switched off; each draws from dice of its own, so that
 switching one off does not change the others; each says when it strikes.
-
-Two daemons on one database are not among them: nothing forbids that yet.
 """
 
 from __future__ import annotations
@@ -12,8 +10,7 @@ from typing import Any
 
 import anyio
 
-from dstackd.simulated.machine import BY_HOST, BY_RECLAIM
-from tests.simulation import people
+from tests.simulation import mishaps, people, rivals
 from tests.simulation.world import Strike, World
 
 Fault = Callable[[World, random.Random], Coroutine[Any, Any, None]]
@@ -35,6 +32,26 @@ async def lost_answers(world: World, dice: random.Random) -> None:
     world.strikes.append(
         Strike("lost_answers", "lose_answer", dice.uniform(0, 0.5), operation="RunInstances")
     )
+
+
+async def unheard_launches(world: World, dice: random.Random) -> None:
+    """For a while no launch is answered, and each is done."""
+    for _ in range(3):
+        await anyio.sleep(dice.uniform(0, 120))
+        strike = Strike("unheard_launches", "lose_answer", 1.0, operation="RunInstances")
+        world.strikes.append(strike)
+        await anyio.sleep(dice.uniform(30, 250))
+        world.strikes.remove(strike)
+
+
+async def late_answers(world: World, dice: random.Random) -> None:
+    """EC2 takes its time: what it shows is old when it arrives."""
+    for _ in range(2):
+        await anyio.sleep(dice.uniform(10, 300))
+        world.befalls("late_answers", "EC2 is slow")
+        world.latency.ec2_s = dice.uniform(5, 30)
+        await anyio.sleep(dice.uniform(10, 150))
+        world.latency.ec2_s = 2.0
 
 
 async def bucket_errors(world: World, dice: random.Random) -> None:
@@ -116,6 +133,11 @@ async def unseen(world: World, dice: random.Random) -> None:
     world.cloud.faults.invisible_s = dice.uniform(0, 60)
 
 
+async def untagged(world: World, dice: random.Random) -> None:
+    """The tags of new instances are not to be seen at first."""
+    world.cloud.faults.untagged_s = dice.uniform(0, 60)
+
+
 async def late_lines(world: World, dice: random.Random) -> None:
     """Log events come late, twice, and out of order."""
     faults = world.cloud.faults
@@ -142,56 +164,16 @@ async def wrong_clock(world: World, dice: random.Random) -> None:
         world.befalls("wrong_clock", f"{world.clock.skew_ms} ms")
 
 
-async def reclaimed(world: World, dice: random.Random) -> None:
-    """EC2 takes spot machines back, with notice."""
-    for _ in range(8):
-        await anyio.sleep(dice.uniform(10, 150))
-        machine = world.one_that_runs(dice, market="spot")
-        if machine is not None:
-            world.befalls("reclaimed", machine.instance_id)
-            machine.reclaim()
-
-
-async def reclaimed_at_once(world: World, dice: random.Random) -> None:
-    """EC2 takes spot machines back without a word."""
+async def leaping_clock(world: World, dice: random.Random) -> None:
+    """The control host's wall clock leaps forward when a machine has just been launched."""
     for _ in range(3):
-        await anyio.sleep(dice.uniform(10, 250))
-        machine = world.one_that_runs(dice, market="spot")
-        if machine is not None:
-            world.befalls("reclaimed_at_once", machine.instance_id)
-            machine.reclaimed = True
-            machine.go_down(BY_RECLAIM)
-
-
-async def broken_hosts(world: World, dice: random.Random) -> None:
-    """Machines go without a word."""
-    for _ in range(3):
-        await anyio.sleep(dice.uniform(20, 300))
-        machine = world.one_that_runs(dice)
-        if machine is not None:
-            world.befalls("broken_hosts", machine.instance_id)
-            machine.go_down(BY_HOST)
-
-
-async def broken_runners(world: World, dice: random.Random) -> None:
-    """Runners die; nothing starts them again, and what is around them reports it and ends the machine."""
-    for _ in range(3):
-        await anyio.sleep(dice.uniform(20, 300))
-        machine = world.one_that_runs(dice)
-        if machine is not None and machine.commands_run:
-            world.befalls("broken_runners", machine.instance_id)
-            machine.break_down()
-
-
-async def hanging(world: World, dice: random.Random) -> None:
-    """Machines fall silent and go on costing."""
-    for _ in range(2):
-        await anyio.sleep(dice.uniform(20, 300))
-        machine = world.one_that_runs(dice)
-        if machine is not None:
-            world.befalls("hanging", machine.instance_id)
-            world.hung.add(machine.instance_id)
-            machine.hang()
+        world.clock.skew_ms = -75_000
+        await anyio.sleep(dice.uniform(0, 60))
+        machine = await world.next_machine()
+        await anyio.sleep(dice.uniform(4, 12))
+        world.clock.skew_ms = 75_000
+        world.befalls("leaping_clock", f"{machine.instance_id} is new")
+        await anyio.sleep(dice.uniform(100, 200))
 
 
 FAULTS: dict[str, Fault] = {
@@ -199,9 +181,12 @@ FAULTS: dict[str, Fault] = {
     for fault in (
         *(throttled, lost_calls, lost_answers, bucket_errors, slow_bucket, conflicts, denied),
         *(outages, scarce, small_quota, open_requests, unseen, late_lines, lost_lines),
-        *(wrong_machine_clocks, wrong_clock, reclaimed, reclaimed_at_once, broken_hosts),
-        *(broken_runners, hanging, people.terminated_by_hand, people.cancels),
-        *(people.cancels_in_flight, people.locked, people.deleted_rows, people.edited_tags),
-        people.strangers,
+        *(wrong_machine_clocks, wrong_clock, mishaps.reclaimed, mishaps.reclaimed_at_once),
+        *(mishaps.broken_hosts, mishaps.broken_runners, mishaps.hanging),
+        *(people.terminated_by_hand, people.cancels, people.cancels_in_flight, people.locked),
+        *(people.deleted_rows, people.edited_tags, people.strangers),
+        *(unheard_launches, late_answers, untagged, leaping_clock),
+        *(mishaps.never_booting, mishaps.stuck, mishaps.short_lived_runners),
+        rivals.two_daemons,
     )
 }

@@ -51,17 +51,19 @@ class Surroundings(Protocol):
 class Hazards:
     """What may befall one daemon: it is made with it and dies with it."""
 
-    def __init__(self, *, dice: random.Random, surroundings: Surroundings, dies_at: int) -> None:
+    def __init__(
+        self, *, dice: random.Random, surroundings: Surroundings, dies_at: int, of: str = ""
+    ) -> None:
         self._dice = dice
         self._around = surroundings
-        self._dies_at = dies_at
+        self._dies_at, self._of = dies_at, of
         self.moments = 0
-        """Before and behind each effect, and inside each transaction."""
+        """Before and behind each effect, and inside each transaction; only those whose name has `of` in it."""
         self.dead = False
 
     def die_next(self) -> None:
         """Let the next moment be the last."""
-        self._dies_at = self.moments + 1
+        self._dies_at, self._of = self.moments + 1, ""
 
     def around(self, ports: Ports) -> Ports:
         """The same ports, hostile."""
@@ -81,8 +83,8 @@ class Hazards:
     def moment(self, effect: str) -> None:
         """A moment at which the daemon may die. Raises Crash when it does, and ever after."""
         if not self.dead:
-            self.moments += 1
-            if self.moments == self._dies_at:
+            self.moments += self._of in effect
+            if self._of in effect and self.moments == self._dies_at:
                 self._around.tell(f"the daemon dies {effect}")
                 self._around.struck[f"dies {effect}"] += 1
                 self.dead = True
@@ -139,7 +141,13 @@ class HostileDatabase(Database):
     """The daemon may die before, inside and behind each transaction."""
 
     def __init__(self, inner: Database, hazards: Hazards) -> None:
-        super().__init__(inner._writer, inner._reader, url=inner.url, clock=inner._clock)
+        super().__init__(
+            inner._writer,
+            inner._reader,
+            url=inner.url,
+            clock=inner._clock,
+            tenure=inner.tenure,
+        )
         self._hazards = hazards
 
     @override

@@ -10,6 +10,7 @@ import anyio
 
 from dstackd.simulated.faults import Script
 from tests.builders import spec_json
+from tests.simulation.needs import drawn_needs
 from tests.simulation.world import World
 
 JOBS = 20
@@ -30,10 +31,10 @@ class Wish:
 def wishes(seed: int) -> list[Wish]:
     """At least JOBS rows, in the order of their insertion."""
     dice = random.Random(f"jobs-{seed}")
-    return [_wish(dice, number) for number in range(JOBS + dice.randint(0, 4))]
+    return [_wish(dice, number, seed) for number in range(JOBS + dice.randint(0, 4))]
 
 
-def _wish(dice: random.Random, number: int) -> Wish:
+def _wish(dice: random.Random, number: int, seed: int) -> Wish:
     job_id, after_s = f"job-{number}", dice.choice((0.0, 0.0, dice.uniform(0, 60)))
     if dice.random() < 0.05:
         return Wish(job_id, '{"commands": 7}', after_s, broken=True)
@@ -54,12 +55,19 @@ def _wish(dice: random.Random, number: int) -> Wish:
         fields |= {"reuse": f"{dice.randint(5, 200)}s", "spot_policy": "auto"}
     if dice.random() < 0.1:
         fields["array"] = dice.randint(1, 4)
+    fields |= drawn_needs(str(seed), number)
     return Wish(job_id, spec_json(scripts, **fields), after_s, scripts=scripts, fields=fields)
+
+
+def _run_s(dice: random.Random) -> float:
+    """Few are so long that a bound on silence could hit them."""
+    short_s = dice.choice((0.5, 5.0, 20.0, dice.uniform(0, 120)))
+    return dice.uniform(300, 700) if dice.random() < 0.04 else short_s
 
 
 def _script(dice: random.Random) -> Script:
     return Script(
-        run_s=dice.choice((0.5, 5.0, 20.0, dice.uniform(0, 120))),
+        run_s=_run_s(dice),
         exit_code=dice.choice((0, 0, 0, 1, 137)),
         lines=dice.randint(0, 12),
         files=dice.randint(0, 2),

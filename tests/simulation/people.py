@@ -18,6 +18,8 @@ STRANGER = "simulated-bucket-2"
 WORST_MOMENTS = frozenset(
     {"RunInstances", "TerminateInstances", "PutObject", "DeleteObjects", "DescribeInstances"}
 )
+WHILE_PLANNING = "DescribeImages"
+"""A call between the look at the queue and the intents."""
 
 
 async def terminated_by_hand(world: World, dice: random.Random) -> None:
@@ -40,10 +42,12 @@ async def cancels(world: World, dice: random.Random) -> None:
 
 async def cancels_in_flight(world: World, dice: random.Random) -> None:
     """Submitters change their minds while the daemon makes a call for their job."""
-    left = dice.randint(1, 4)
+    left, waiting = dice.randint(1, 4), dice.randint(1, 2)
 
     def at_a_call(operation: str) -> None:
-        nonlocal left
+        nonlocal left, waiting
+        if waiting and operation == WHILE_PLANNING and dice.random() < 0.2:
+            waiting -= _cancel(world, dice, "cancels_in_flight", "phase = 'queued'")
         if left and operation in WORST_MOMENTS and dice.random() < 0.02:
             phases = "phase IN ('launching', 'sealing', 'terminating', 'booting')"
             left -= _cancel(world, dice, "cancels_in_flight", phases)
@@ -58,7 +62,10 @@ def _cancel(world: World, dice: random.Random, fault: str, which: str) -> bool:
         return False
     job_id = dice.choice(rows)["id"]
     with suppress(sqlite3.OperationalError):  # locked: a submitter would come again
-        world.sql("UPDATE job SET cancel_requested = 1 WHERE id = ?", job_id)
+        statement = "UPDATE job SET cancel_requested = 1 WHERE id = ? RETURNING phase"
+        (row,) = world.sql(statement, job_id)
+        if row["phase"] in {"submitted", "queued"}:
+            world.never_wanted.add(job_id)
         world.befalls(fault, job_id)
         return True
     return False
@@ -120,5 +127,7 @@ async def strangers(world: World, dice: random.Random) -> None:
             tags=(("dstack_bucket", tags[0]), ("dstackd:owner", tags[1])),
         )
         with suppress(Exception):
-            await world.cloud.compute_of(*tags).launch(replace(request, count=2))
+            theirs = await world.cloud.compute_of(*tags).launch(replace(request, count=2))
+            for each in theirs:
+                world.machine(each.instance_id).hang()  # they live, and say nothing to us
             world.befalls("strangers", tags[0])

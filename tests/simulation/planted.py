@@ -25,9 +25,10 @@ from dstackd.core.retry import conclude
 from dstackd.errors import CloudError
 from dstackd.log_reads import LogReads
 from dstackd.simulated.compute import SimulatedCompute
+from dstackd.store import bulk, moves
 from dstackd.store import launches as launch_store
-from dstackd.store import moves
 from dstackd.store.requests import load_request
+from tests.simulation import planted_rivals as rivals
 from tests.simulation import planted_sharing as sharing
 
 Plant = Callable[[MonkeyPatch], None]
@@ -78,7 +79,7 @@ def terminated_before_the_seal(patch: MonkeyPatch) -> None:
 def reaper_off(patch: MonkeyPatch) -> None:
     """Nobody looks for machines that nobody needs."""
 
-    async def nothing(*_: object) -> None:
+    async def nothing(*_: object, **__: object) -> None:
         return None
 
     patch.setattr(reaper.Reaper, "reap", nothing)
@@ -144,17 +145,37 @@ def silence_taken_for_refusal(patch: MonkeyPatch) -> None:
     patch.setattr(launches, "CloudUnavailable", _Never)
 
 
+def refusal_believed(patch: MonkeyPatch) -> None:
+    """What EC2 does not show when it refuses a launch was never launched, however short ago it was asked before."""
+    patch.setattr(launches, "VISIBILITY_GRACE_MS", 0)
+
+
+def machines_paid_from_the_answer(patch: MonkeyPatch) -> None:
+    """What a machine costs is counted from the moment when its launch was known, not from its launch."""
+    values = launch_store._machine_values
+
+    def late(*arguments: Any, now_ms: int) -> dict[str, Any]:  # noqa: ANN401 - as the original
+        return values(*arguments, now_ms=now_ms) | {"launched_at_ms": now_ms}
+
+    patch.setattr(launch_store, "_machine_values", late)
+
+
 class _Never(CloudError):
     """Nothing raises this."""
 
 
 def guard_off(patch: MonkeyPatch) -> None:
     """Saves do not look whether the row has moved on."""
+    update_rows = bulk.update_rows
 
-    async def none_stale(*_: object) -> frozenset[str]:
-        return frozenset()
+    async def all_fresh(_connection: object, saved: Any) -> Any:  # noqa: ANN401 - as the original
+        return saved
 
-    patch.setattr(moves, "stale_ids", none_stale)
+    async def unguarded(connection: Any, table: Any, names: Any, rows: Any, *, key: Any) -> Any:  # noqa: ANN401 - as the original
+        return await update_rows(connection, table, names, [row[:-1] for row in rows], key=key[:1])
+
+    patch.setattr(moves, "_not_stale", all_fresh)
+    patch.setattr(moves, "update_rows", unguarded)
 
 
 def exit_code_forgotten(patch: MonkeyPatch) -> None:
@@ -207,7 +228,7 @@ def log_always_complete(patch: MonkeyPatch) -> None:
 def sweep_without_overlap(patch: MonkeyPatch) -> None:
     """A sweep begins where the last one ended, and nobody looks again."""
 
-    async def nothing(*_: object) -> bool:
+    async def nothing(*_: object, **__: object) -> bool:
         return False
 
     patch.setattr(log_windows, "OVERLAP_MS", 0)
@@ -266,6 +287,9 @@ PLANTED: dict[str, Plant] = {
             sharing.started_taken_for_a_failed_boot,
             sharing.written_lines_not_counted,
         ),
-        sharing.old_sweep_believed,
+        sharing.needs_not_waited_for,
+        *(sharing.old_sweep_believed, refusal_believed, machines_paid_from_the_answer),
+        rivals.fence_not_checked,
+        rivals.lines_elsewhere_not_read,
     )
 }

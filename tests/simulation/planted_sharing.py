@@ -8,11 +8,10 @@ from typing import Any
 from pytest import MonkeyPatch  # noqa: PT013 - the class, not a mark of a test
 from typing_extensions import override
 
-from dstackd.controllers import logs, planning, reaper, reusing
+from dstackd.controllers import holding, logs, planning, reaper, reusing
 from dstackd.core import admission, decide, pairing
 from dstackd.core import leaving as leaving_core
 from dstackd.core.action import Terminate
-from dstackd.core.bounds import Bounds
 from dstackd.core.decide import Decision
 from dstackd.core.instance import Observation
 from dstackd.core.job import Attempt, Job
@@ -32,7 +31,7 @@ def terminate_asked_once(patch: MonkeyPatch) -> None:
     def once(attempt: Attempt, *_: object, **__: object) -> bool:
         return attempt.terminate_requested_at_ms is None
 
-    async def nothing(*_: object) -> None:
+    async def nothing(*_: object, **__: object) -> None:
         return None
 
     patch.setattr(decide, "is_to_be_asked", once)
@@ -43,7 +42,7 @@ def terminate_asked_once(patch: MonkeyPatch) -> None:
 def leaving_forgotten(patch: MonkeyPatch) -> None:
     """Nobody follows a machine that its job has left."""
 
-    async def nothing(*_: object) -> list[Attempt]:
+    async def nothing(*_: object, **__: object) -> list[Attempt]:
         return []
 
     patch.setattr(Leaving, "follow", nothing)
@@ -52,8 +51,8 @@ def leaving_forgotten(patch: MonkeyPatch) -> None:
 def leaving_for_nothing(patch: MonkeyPatch) -> None:
     """A machine that its job has left takes no room."""
 
-    async def smaller(connection: Any, *, bounds: Bounds, now_ms: int) -> Usage:  # noqa: ANN401 - as the original
-        usage = await read_usage(connection, bounds=bounds, now_ms=now_ms)
+    async def smaller(connection: Any, **asked: Any) -> Usage:  # noqa: ANN401 - as the original
+        usage = await read_usage(connection, **asked)
         gone = -len(await leaving_attempts(connection))
         held = {name: each + Holding(machines=gone) for name, each in usage.projects.items()}
         return replace(usage, projects=held)
@@ -157,7 +156,12 @@ class _Everything(frozenset[str]):
 def old_sweep_believed(patch: MonkeyPatch) -> None:
     """A machine that was learnt of late is judged by a sweep from before."""
 
-    async def all_known(*_: object) -> frozenset[str]:
+    async def all_known(*_: object, **__: object) -> frozenset[str]:
         return _Everything()
 
     patch.setattr(machine_store, "instances_of_attempts", all_known)
+
+
+def needs_not_waited_for(patch: MonkeyPatch) -> None:
+    """A job that needs others is let go at the first look."""
+    patch.setattr(holding, "decide_needs", lambda _needs: None)

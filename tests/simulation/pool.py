@@ -10,6 +10,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Self
 
+from tests.controllers.crash_points import PATHS
+from tests.simulation.crashes import Enumerated, enumerate_path
 from tests.simulation.seed import Report, run_seed
 from tests.simulation.stage import Stage
 from tests.simulation.teeth import Bite, bite
@@ -52,6 +54,11 @@ class Pool:
         each = map if self._executor is None else self._executor.map
         return iter(each(_bite_one, *zip(*bugs, strict=True)))
 
+    def die(self, paths: Sequence[str]) -> Iterator[Enumerated]:
+        """What comes of each path, with a death at each of its points."""
+        each = map if self._executor is None else self._executor.map
+        return iter(each(_die_on, paths))
+
 
 def _prepare() -> None:
     _stages.append(Stage())
@@ -66,6 +73,10 @@ def _run_one(seed: int, without: tuple[str, ...]) -> Report:
 
 def _bite_one(bug: str, seeds: Sequence[int]) -> Bite:
     return bite(bug, seeds, stage=_stages[0])
+
+
+def _die_on(path: str) -> Enumerated:
+    return enumerate_path(path, PATHS[path], stage=_stages[0])
 
 
 def kept_seeds() -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import time
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import anyio
 from tests.simulation.faults import FAULTS
 from tests.simulation.invariants import Watcher, judge
 from tests.simulation.jobs import Wish, submit, wishes
+from tests.simulation.rivals import RivalWorld, two_daemons
 from tests.simulation.stage import Stage
 from tests.simulation.virtual_time import LoopClock, VirtualTimeLoop
 from tests.simulation.world import World
@@ -36,6 +38,8 @@ class Report:
     machines: int
     calls: int
     virtual_s: float
+    cpu_s: float
+    """What it took of a processor."""
     faults: tuple[str, ...]
     struck: Counter[str]
     """What was met with: faults, crashes, errors, phases, outcomes; and how often."""
@@ -61,13 +65,15 @@ def chosen_faults(seed: int, without: Collection[str]) -> tuple[str, ...]:
 
 
 async def _live(seed: int, stage: Stage, without: Collection[str]) -> Report:
+    began_s = time.process_time()
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualTimeLoop)
     clock = LoopClock(loop, seed=seed)
     rows = wishes(seed)
     faults = chosen_faults(seed, without)
     async with stage.scene(clock) as scene:
-        world = World(seed=seed, clock=clock, scene=scene, crashes=CRASHES)
+        kind = RivalWorld if two_daemons.__name__ in faults else World
+        world = kind(seed=seed, clock=clock, scene=scene, crashes=CRASHES)
         await _play(world, rows, faults)
         met = world.struck + _met(world)
     return Report(
@@ -77,6 +83,7 @@ async def _live(seed: int, stage: Stage, without: Collection[str]) -> Report:
         machines=len(world.cloud.machines),
         calls=sum(world.cloud.calls.values()),
         virtual_s=clock.monotonic_s(),
+        cpu_s=time.process_time() - began_s,
         faults=faults,
         struck=met,
         violations=tuple(world.violations),
@@ -99,6 +106,8 @@ def _met(world: World) -> Counter[str]:
     met["late_lines"] = sum(event.ingested_at_ms - event.at_ms >= late_ms for event in events)
     if faults.invisible_s:
         met["unseen"] = len(world.cloud.machines)
+    if faults.untagged_s:
+        met["untagged"] = len(world.cloud.machines)
     if faults.machine_skew_s:
         met["wrong_machine_clocks"] = len(events)
     met["open_requests"] = len(world.cloud._account.waiting)
@@ -117,17 +126,20 @@ async def _play(world: World, rows: list[Wish], faults: tuple[str, ...]) -> None
         await _until_over(world)
         watcher.look()
         if not world.violations:
-            judge(world, rows)
+            await judge(world, rows)
         group.cancel_scope.cancel()
 
 
 async def _until_over(world: World) -> None:
-    """Until every job is over and every machine gone, and a while longer; or until something is broken."""
+    """Until every job is over and every machine gone, and a daemon has had a while to write that down; or until something is broken."""
     quiet_s = 0.0
     while quiet_s < QUIET_S and not world.violations:
         await anyio.sleep(5.0)
         is_over = _is_over(world)
-        quiet_s = quiet_s + 5.0 if is_over else 0.0
+        if not is_over:
+            quiet_s = 0.0
+        elif world.daemon_up:
+            quiet_s += 5.0
         if is_over and world.deaths < DEATHS_MIN and world.hazards is not None:
             world.hazards.die_next()
             quiet_s = 0.0
@@ -139,8 +151,8 @@ async def _until_over(world: World) -> None:
 
 
 def _is_over(world: World) -> bool:
-    open_jobs = world.sql("SELECT 1 FROM job WHERE finished_at_ms IS NULL LIMIT 1")
-    open_attempts = world.sql("SELECT 1 FROM attempt WHERE ended_at_ms IS NULL LIMIT 1")
+    open_jobs = world.look_up("SELECT 1 FROM job WHERE finished_at_ms IS NULL LIMIT 1")
+    open_attempts = world.look_up("SELECT 1 FROM attempt WHERE ended_at_ms IS NULL LIMIT 1")
     alive = any(
         world.is_ours(machine) and machine.terminated_at_ms is None
         for machine in world.cloud.machines

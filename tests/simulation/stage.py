@@ -1,6 +1,6 @@
 """What every seed of a process stands on: one database that is empty again for each, SQLite without threads, a quiet log.
 
-The connections stay: SQLAlchemy keeps its compiled statements with them, and compiling is most of a fresh one's time.
+The connections stay: the compiled statements are kept with them, and compiling is most of a fresh one's time.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import logging
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
@@ -20,20 +20,21 @@ import anyio.lowlevel
 import anyio.to_thread
 import structlog
 from pytest import MonkeyPatch  # noqa: PT013 - the class, not a mark of a test
-from sqlalchemy import Connection
 
 from dstackd.clock import SystemClock
 from dstackd.simulated.places import REGION
 from dstackd.store.backends import ensure_backend
 from dstackd.store.engine import Database, open_database
 from dstackd.store.migrate import upgrade
-from tests.controllers.inline_engine import inline_database, inline_engine
 from tests.controllers.installation import BACKEND
+from tests.simulation.lean_engine import LeanEngine, lean_database
 from tests.simulation.virtual_time import LoopClock
 
 T = TypeVar("T")
 
 _MEMORY = Path("/dev/shm")
+_PLAIN = sqlite3.connect(":memory:")
+"""SQLite as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +53,18 @@ class Stage:
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._directory = Path()
+        self.template = Path()
+        """A migrated, empty database file."""
 
     def __enter__(self) -> Self:
         parent = _MEMORY if _MEMORY.is_dir() else None
         self._directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(dir=parent)))
-        template = self._directory / "template.db"
-        asyncio.run(_migrate(template))
-        self._template = self._stack.enter_context(closing(sqlite3.connect(template)))
+        self.template = self._directory / "template.db"
+        asyncio.run(_migrate(self.template))
+        self._template = self._stack.enter_context(closing(sqlite3.connect(self.template)))
         self._path = self._directory / "queue.db"
-        self._writer = inline_engine(self._path, "IMMEDIATE")
-        self._reader = inline_engine(self._path, "DEFERRED")
-        for each in (self._writer, self._reader):
-            self._stack.callback(each.sync_engine.dispose)
+        self._writer = self._stack.enter_context(LeanEngine(self._path, "IMMEDIATE"))
+        self._reader = self._stack.enter_context(LeanEngine(self._path, "DEFERRED"))
         # A thread takes real time, in which the virtual one would jump on.
         patch = self._stack.enter_context(MonkeyPatch.context())
         patch.setattr(anyio.to_thread, "run_sync", _run_here)
@@ -79,12 +80,10 @@ class Stage:
     @asynccontextmanager
     async def scene(self, clock: LoopClock) -> AsyncIterator[Scene]:
         """For one seed. What it writes into the folder is removed behind it."""
-        database = inline_database(self._path, self._writer, self._reader, clock=clock)
-        with self._writer.sync_engine.connect() as connection:
-            self._template.backup(_raw(connection))
-        for engine in (self._writer.sync_engine, self._reader.sync_engine):
-            with engine.connect() as connection:
-                _raw(connection).create_function("julianday", 1, _julianday(clock))
+        database = lean_database(self._path, self._writer, self._reader, clock=clock)
+        self._template.backup(self._writer.raw)
+        for engine in (self._writer, self._reader):
+            _set_time(engine.raw, clock)
         owner = await database.write(
             lambda connection: ensure_backend(
                 connection,
@@ -96,14 +95,22 @@ class Stage:
                 now_ms=clock.now_ms(),
             )
         )
+        with (
+            self.folder() as directory,
+            closing(sqlite3.connect(self._path, timeout=0, isolation_level=None)) as plain,
+        ):
+            plain.execute("PRAGMA synchronous = OFF")
+            plain.row_factory = sqlite3.Row
+            _set_time(plain, clock)
+            yield Scene(database, plain, directory, str(owner))
+
+    @contextmanager
+    def folder(self) -> Iterator[Path]:
+        """An empty one, removed at the end; one at a time."""
         directory = self._directory / "seed"
         directory.mkdir()
         try:
-            with closing(sqlite3.connect(self._path, timeout=0, isolation_level=None)) as plain:
-                plain.execute("PRAGMA synchronous = OFF")
-                plain.row_factory = sqlite3.Row
-                plain.create_function("julianday", 1, _julianday(clock))
-                yield Scene(database, plain, directory, str(owner))
+            yield directory
         finally:
             shutil.rmtree(directory)
 
@@ -113,15 +120,18 @@ async def _migrate(template: Path) -> None:
         await upgrade(database)
 
 
-def _julianday(clock: LoopClock) -> Callable[[str], float]:
-    """SQLite's own function, on our clock: defaults and triggers of the tables ask it for now."""
-    return lambda _now: clock.now_ms() / 86_400_000 + 2_440_587.5
+def _set_time(connection: sqlite3.Connection, clock: LoopClock) -> None:
+    """SQLite's own function, on our clock: defaults and triggers of the tables ask it for now, a generated column for another time,
+    and that one takes no function that SQLite may not call twice.
+    """
 
+    def julianday(when: str) -> float | None:
+        if when == "now":
+            return clock.now_ms() / 86_400_000 + 2_440_587.5
+        (days,) = _PLAIN.execute("SELECT julianday(?)", (when,)).fetchone()
+        return None if days is None else float(days)
 
-def _raw(connection: Connection) -> sqlite3.Connection:
-    raw = connection.connection.driver_connection
-    assert isinstance(raw, sqlite3.Connection)
-    return raw
+    connection.create_function("julianday", 1, julianday, deterministic=True)
 
 
 async def _run_here(function: Callable[..., T], *arguments: object, **_: object) -> T:

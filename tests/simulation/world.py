@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from dstackd.log_files import LogFiles
 from dstackd.simulated.cloud import SimulatedCloud
 from dstackd.simulated.machine import SimulatedMachine
 from dstackd.simulated.places import REGION
+from dstackd.store.engine import Database
 from dstackd.supervisor import Supervised, run_loops
 from dstackd.vitals import Vitals
 from dstackd.wake import Wake
@@ -42,6 +44,8 @@ SPACING_S = {"machines": 5.0, "inbox": 5.0, "logs": 5.0}
 """As the composition root spaces them, but wider: each pass costs real time."""
 INTERVALS_S = {
     "intake": 30.0,
+    "holding": 30.0,
+    "schedules": 30.0,
     "inputs": 30.0,
     "planning": 20.0,
     "launches": 20.0,
@@ -49,6 +53,8 @@ INTERVALS_S = {
     "interruptions": 20.0,
 }
 """When nobody rings; likewise."""
+RARE_MOMENTS = ("RunInstances", "behind log lines", "TerminateInstances")
+"""Every other death is at one of these: among all moments they would hardly be met."""
 AWAY_MAX_S = 400.0
 """For how long nobody starts another daemon."""
 
@@ -83,6 +89,11 @@ class World:
         self.owner = self.scene.owner
         self.plain = self.scene.plain
         self.cloud = SimulatedCloud(self.clock, seed=self.seed, owner=self.owner)
+        self._bucket_tag = (protocol.TAG_BUCKET, self.cloud.bucket_name)
+        self._owner_tag = (protocol.TAG_OWNER, self.owner)
+        self._found: dict[tuple[str, tuple[object, ...]], list[dict[str, Any]]] = {}
+        """What was read since the database last changed."""
+        self._changes: tuple[int, int] = (0, 0)
         self.files = LogFiles(self.scene.directory / "logs")
         self.inputs_root = self.scene.directory / "inputs"
         self.latency = Latency()
@@ -96,6 +107,8 @@ class World:
         """Instances of ours whose tags an operator has taken away."""
         self.excused: set[str] = set()
         """Jobs with which an operator has done what nobody can mend."""
+        self.never_wanted: set[str] = set()
+        """Jobs that were cancelled while they waited."""
         self.hung: set[str] = set()
         """Instances that have fallen silent."""
         self.strikes: list[Strike] = []
@@ -104,6 +117,14 @@ class World:
         """What happens while a call is made, given its operation."""
         self.struck: Counter[str] = Counter()
         """How often each fault has struck, by its name; and what else is to be met with in a world."""
+
+    def all_files(self) -> dict[str, LogFiles]:
+        """By host."""
+        return {"here": self.files}
+
+    def owner_files(self) -> LogFiles:
+        """Those of the host whose daemon was the last to own the backend."""
+        return self.files
 
     def tell(self, text: str) -> None:
         """One line of the trace."""
@@ -116,11 +137,8 @@ class World:
 
     def is_ours(self, machine: SimulatedMachine) -> bool:
         """Whether it carries both of this installation's tags."""
-        ours = {
-            (protocol.TAG_BUCKET, self.cloud.bucket_name),
-            (protocol.TAG_OWNER, self.owner),
-        }
-        return ours <= set(machine.request.tags)
+        tags = machine.request.tags
+        return self._bucket_tag in tags and self._owner_tag in tags
 
     def one_that_runs(self, dice: random.Random, *, market: str = "") -> SimulatedMachine | None:
         """A machine of ours."""
@@ -133,6 +151,21 @@ class World:
         ]
         return dice.choice(running) if running else None
 
+    def machine(self, instance_id: str) -> SimulatedMachine:
+        """By its id."""
+        return next(each for each in self.cloud.machines if each.instance_id == instance_id)
+
+    async def next_machine(self) -> SimulatedMachine:
+        """The next one that is launched in the account, within a second."""
+        known = len(self.cloud.machines)
+        await self.until(lambda: len(self.cloud.machines) > known)
+        return self.cloud.machines[known]
+
+    async def until(self, happened: Callable[[], bool]) -> None:
+        """For what gives no sign: look every second."""
+        while not happened():  # noqa: ASYNC110 - the cloud is the product's, and knows no events
+            await anyio.sleep(1.0)
+
     def blame(self, text: str) -> None:
         """A promise is broken: noted, and the run ends."""
         if text not in self.violations:
@@ -142,6 +175,17 @@ class World:
     def sql(self, statement: str, *values: object) -> list[dict[str, Any]]:
         """As any application would; retried while the daemon's transaction is open is not needed: it never waits in one."""
         return [dict(row) for row in self.plain.execute(statement, values)]
+
+    def look_up(self, statement: str, *values: object) -> list[dict[str, Any]]:
+        """As `sql`, for what only reads: asked again before anything is committed, it is not executed again. Not to be changed."""
+        (version,) = self.plain.execute("PRAGMA data_version").fetchone()
+        changes = (version, self.plain.total_changes)
+        if changes != self._changes:
+            self._changes, self._found = changes, {}
+        asked = (statement, values)
+        if asked not in self._found:
+            self._found[asked] = self.sql(statement, *values)
+        return self._found[asked]
 
     async def daemons(self) -> None:
         """One daemon after the other, for ever; `crashes` of them die at a moment that the seed chooses."""
@@ -155,13 +199,22 @@ class World:
             await anyio.sleep(away_s)
 
     async def _one_daemon(self, dies_at: int, dice: random.Random) -> None:
-        hazards = Hazards(dice=dice, surroundings=self, dies_at=dies_at)
+        of = dice.choice(RARE_MOMENTS) if dies_at and self.deaths % 2 else ""
+        dies_at = dies_at % 10 + 1 if of else dies_at
+        self.hazards = Hazards(dice=dice, surroundings=self, dies_at=dies_at, of=of)
+        loops = self.loops_of(self.hazards, self.scene.database, self.files)
+        self.tell("a daemon starts")
+        with self._being_up():
+            await self.lives(partial(run_loops, loops, vitals=Vitals(), clock=self.clock))
+
+    def loops_of(self, hazards: Hazards, database: Database, files: LogFiles) -> list[Supervised]:
+        """Those of a daemon that begins now."""
         ports = Ports(
-            self.scene.database,
+            database,
             self.cloud.compute,
             self.cloud.bucket,
             self.cloud.logs,
-            self.files,
+            files,
             self.clock,
         )
         daemon = Daemon(
@@ -174,11 +227,13 @@ class World:
         )
         for loop in daemon.loops:
             loop.interval_s = INTERVALS_S.get(loop.name, loop.interval_s)  # type: ignore[misc]
-        self.hazards = hazards
-        self.tell("a daemon starts")
+        return _supervised(daemon)
+
+    async def lives(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Until it dies. Whatever else ends it is a finding."""
         try:
-            with self._being_up(), _until_death():
-                await run_loops(_supervised(daemon), vitals=Vitals(), clock=self.clock)
+            with _until_death():
+                await run()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
             first = _first(error)
             where = traceback.extract_tb(first.__traceback__)[-1]

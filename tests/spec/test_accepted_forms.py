@@ -6,6 +6,8 @@ import pytest
 
 from dstackd.spec.model import (
     ArtifactSpec,
+    Dependency,
+    DependencyEnd,
     GpuRequest,
     InputSpec,
     JobSpec,
@@ -46,6 +48,21 @@ def test_null_is_the_same_as_not_given() -> None:
         ["name", "env", "inputs", "artifacts", "resources", "retry", "image", "array", "budget"]
     )
     assert parsed(**empty) == parsed()
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("a-1", (Dependency("a-1"),)),
+        (["a", {"id": "b"}], (Dependency("a"), Dependency("b"))),
+        ([{"id": "a", "on": "any"}], (Dependency("a", DependencyEnd.ANY),)),
+        ({"id": "a", True: "success"}, (Dependency("a", DependencyEnd.SUCCESS),)),
+        ([], ()),
+    ],
+)
+def test_depends_on(written: object, expected: tuple[Dependency, ...]) -> None:
+    """Ids, or mappings of an id and with which end of that job this one may begin."""
+    assert parsed(depends_on=written).depends_on == expected
 
 
 def test_row_text() -> None:

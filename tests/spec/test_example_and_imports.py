@@ -12,7 +12,6 @@ import dstackd.spec
 from dstackd.spec import model
 from dstackd.spec.canonical import to_json
 from dstackd.spec.files import load_spec_file
-from dstackd.spec.not_yet import NOT_YET
 from dstackd.spec.parse import parse_spec
 from dstackd.spec.units import duration_or_off, duration_s
 
@@ -25,6 +24,7 @@ NESTED = {
     "retry": ["exit_codes", "max_attempts", "on", "within"],
     "inputs": ["source", "target"],
     "artifacts": ["every", "path"],
+    "depends_on": ["id", "on"],
 }
 
 
@@ -43,15 +43,13 @@ def test_example_is_accepted() -> None:
 
 @pytest.mark.parametrize("field", [*BARE, *(field for names in NESTED.values() for field in names)])
 def test_example_has_every_field(field: str) -> None:
-    """Each field is there with a comment, active or marked as not available yet."""
+    """Each field is there."""
     assert re.search(rf"^[ #-]*{field}:", TEXT, re.MULTILINE)
 
 
 def test_example_sets_what_can_be_set() -> None:
-    """A field is commented out only if it cannot be used yet."""
-    later = {feature for feature in NOT_YET if feature in BARE}
-    assert set(example()) == set(BARE) - later
-    assert TEXT.count("ot available yet.") == len(NOT_YET)
+    """No field is commented out."""
+    assert set(example()) == set(BARE)
 
 
 def _default_of(field: str) -> str:

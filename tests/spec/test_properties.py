@@ -13,7 +13,7 @@ from dstackd.spec import limits
 from dstackd.spec.canonical import to_json, to_text
 from dstackd.spec.errors import SpecError
 from dstackd.spec.model import JobSpec, Range
-from dstackd.spec.parse import parse_spec, parse_spec_json
+from dstackd.spec.parse import CERTAINLY_SMALL_BYTES, parse_spec, parse_spec_json
 from dstackd.spec.units import range_of, range_text, size_mib, size_text
 
 T = TypeVar("T")
@@ -93,12 +93,14 @@ def test_parse_raises_nothing_else(value: object) -> None:
 @settings(deadline=None)
 @given(text=st.text(st.characters()) | near_specs.map(lambda value: json.dumps(_small(value))))
 def test_row_text_raises_nothing_else(text: str) -> None:
-    """The same for the text of a row, with NaN, surrogates and all."""
+    """The same for the text of a row, with NaN, surrogates and all; defaults make no short text too long."""
     result = outcome(parse_spec_json, text)
     if isinstance(result, SpecError):
         assert result.errors
     else:
         assert parse_spec_json(to_text(result)) == result
+        longest = len(to_text(result).encode()) * CERTAINLY_SMALL_BYTES
+        assert longest / max(len(text.encode()), 100) < limits.SPEC_BYTES_MAX
 
 
 def _small(value: Any) -> Any:  # noqa: ANN401 - any JSON

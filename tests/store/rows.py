@@ -41,16 +41,16 @@ async def run(database: Database, statement: str, **values: object) -> None:
     await database.write(work)
 
 
-async def submit(database: Database, *job_ids: str) -> None:
+async def submit(database: Database, *job_ids: str, project: str = "main") -> None:
     """Jobs as a submitter leaves them."""
     for job_id in job_ids:
-        statement = "INSERT INTO job (id, spec, submitted_at_ms) VALUES (:id, :spec, :at)"
-        await run(database, statement, id=job_id, spec=SPEC, at=NOW_MS)
+        statement = "INSERT INTO job (id, spec, project, submitted_at_ms) VALUES (:id, :spec, :project, :at)"
+        await run(database, statement, id=job_id, spec=SPEC, project=project, at=NOW_MS)
 
 
-async def accept(database: Database, *job_ids: str) -> None:
+async def accept(database: Database, *job_ids: str, project: str = "main") -> None:
     """Jobs in the queue, at version 1."""
-    await submit(database, *job_ids)
+    await submit(database, *job_ids, project=project)
     moves = [
         Move(
             job_id,
@@ -97,7 +97,7 @@ async def intend(database: Database, *job_ids: str, launch_id: str = "launch-1")
 
 async def answer(database: Database, launch: Launch, *instance_ids: str) -> None:
     """EC2's answer, saved: machines in the order of their index."""
-    given = [Launched(instance_id, index) for index, instance_id in enumerate(instance_ids)]
+    given = [Launched(instance_id, index, NOW_MS) for index, instance_id in enumerate(instance_ids)]
     await database.write(
         lambda connection: launches.save_answer(connection, launch, given, now_ms=NOW_MS)
     )

@@ -19,6 +19,9 @@ LONG_SPEC = '{"commands": ["' + "x" * 262_144 + '"]}'
 
 INSERT = f"INSERT INTO job (spec) VALUES ('{SPEC}')"
 ACCEPT = "UPDATE job SET phase = 'queued', version = 1"
+LAUNCH = "UPDATE job SET phase = 'launching', version = 2"
+KEYED = f"INSERT INTO job (spec, unique_key) VALUES ('{SPEC}', 'k')"
+SCHEDULE = f"INSERT INTO schedule (name, cron, spec) VALUES ('n', '30 2 * * *', '{SPEC}')"
 FINISH = "UPDATE job SET phase = 'failed', finished_at_ms = 1, version = 2"
 
 REFUSED = {
@@ -61,15 +64,76 @@ REFUSED = {
     "an end without its time": (f"{INSERT}; UPDATE job SET phase = 'failed'", "finished_at_ms"),
     "another spec after the acceptance": (
         f"{INSERT}; {ACCEPT}; UPDATE job SET spec = '{{}}'",
-        "spec and id cannot change once the job is accepted",
+        "spec, id, project and unique_key cannot change once the job is accepted",
     ),
     "another id after the acceptance": (
         f"{INSERT}; {ACCEPT}; UPDATE job SET id = 'other'",
-        "spec and id cannot change once the job is accepted",
+        "spec, id, project and unique_key cannot change once the job is accepted",
     ),
     "a job that rises again": (
         f"{INSERT}; {ACCEPT}; {FINISH}; UPDATE job SET phase = 'queued', finished_at_ms = NULL",
         "a terminal phase never changes",
+    ),
+    "another project after the acceptance": (
+        f"{INSERT}; {ACCEPT}; UPDATE job SET project = 'other'",
+        "spec, id, project and unique_key cannot change once the job is accepted",
+    ),
+    "another priority after the launch": (
+        f"{INSERT}; {LAUNCH}; UPDATE job SET priority = 5",
+        "priority and run_at can change only while the job waits",
+    ),
+    "another time after the launch": (
+        f"{INSERT}; {LAUNCH}; UPDATE job SET run_at = '2027-01-31'",
+        "priority and run_at can change only while the job waits",
+    ),
+    "a cancel that is taken back": (
+        f"{INSERT}; UPDATE job SET cancel_requested = 1; UPDATE job SET cancel_requested = 0",
+        "a cancel cannot be taken back",
+    ),
+    "a job that has cost something": (
+        f"INSERT INTO job (spec, cost_usd) VALUES ('{SPEC}', 1)",
+        "all that the daemon writes",
+    ),
+    "a job that is held": (
+        f"INSERT INTO job (spec, held) VALUES ('{SPEC}', 1)",
+        "all that the daemon writes",
+    ),
+    "an empty key": (f"INSERT INTO job (spec, unique_key) VALUES ('{SPEC}', '')", "unique_key: 1"),
+    "a long key": (
+        f"INSERT INTO job (spec, unique_key) VALUES ('{SPEC}', '{'x' * 201}')",
+        "unique_key: 1",
+    ),
+    "a key twice": (
+        f"{KEYED}; {KEYED}",
+        "UNIQUE constraint failed: job.project, job.unique_key|job_unique_key",
+    ),
+    "a time before there were times": (
+        f"INSERT INTO job (spec, run_at) VALUES ('{SPEC}', '1969-12-31 23:59:59+00:00')",
+        "run_at: a time such as",
+    ),
+    "a schedule without a spec": (
+        "INSERT INTO schedule (name, cron) VALUES ('n', '* * * * *')",
+        "spec",
+    ),
+    "a schedule whose spec is not JSON": (
+        "INSERT INTO schedule (name, cron, spec) VALUES ('n', '* * * * *', '{')",
+        "JSON",
+    ),
+    "a schedule whose name leaves a folder": (
+        "INSERT INTO schedule (name, cron, spec) VALUES ('../n', '* * * * *', '{}')",
+        "name: 1 to 64",
+    ),
+    "a schedule that has run": (
+        "INSERT INTO schedule (name, cron, spec, last_run_at_ms) VALUES ('n', 'c', '{}', 1)",
+        "a new schedule has not run yet",
+    ),
+    "a schedule that catches up differently": (
+        "INSERT INTO schedule (name, cron, spec, catch_up) VALUES ('n', 'c', '{}', 'all')",
+        "catch_up: last or none",
+    ),
+    "a schedule with another name": (
+        f"{SCHEDULE}; UPDATE schedule SET name = 'm'",
+        "the name of a schedule never changes",
     ),
     "another past": (f"{INSERT}; UPDATE event SET message = 'x'", "append-only"),
     "a launch that is answered without a time": (
@@ -91,6 +155,29 @@ UNTYPED = {
     ),
     "an id of bytes": ("INSERT INTO job (id, spec) VALUES (X'6162', '{}')", "id: 1 to 64"),
     "a project of bytes": ("INSERT INTO job (spec, project) VALUES ('{}', X'ff')", "project"),
+    "a key of bytes": ("INSERT INTO job (spec, unique_key) VALUES ('{}', X'6b')", "unique_key: 1"),
+    "a time that is now": ("INSERT INTO job (spec, run_at) VALUES ('{}', 'now')", "run_at: a time"),
+    "a time of day": ("INSERT INTO job (spec, run_at) VALUES ('{}', '06:00')", "run_at: a time"),
+    "a number for a time": (
+        "INSERT INTO job (spec, run_at) VALUES ('{}', 1801440000)",
+        "run_at: a",
+    ),
+    "a time of bytes": (
+        "INSERT INTO job (spec, run_at) VALUES ('{}', CAST('2027-01-31' AS BLOB))",
+        "run_at: a time",
+    ),
+    "a day that no month has": (
+        "INSERT INTO job (spec, run_at) VALUES ('{}', '2027-02-30')",
+        "run_at: a time",
+    ),
+    "a time with a zone's name": (
+        "INSERT INTO job (spec, run_at) VALUES ('{}', '2027-01-31 06:00:00 CET')",
+        "run_at: a time",
+    ),
+    "a time that is moved to nonsense": (
+        f"{INSERT}; UPDATE job SET run_at = 'tomorrow'",
+        "run_at: a time",
+    ),
     "a priority of text": ("INSERT INTO job (spec, priority) VALUES ('{}', 'high')", "priority"),
     "a date": (
         "INSERT INTO job (spec, submitted_at_ms) VALUES ('{}', '2027-01-01')",

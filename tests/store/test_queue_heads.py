@@ -23,8 +23,11 @@ async def heads(connection: AsyncConnection, count_max: int = 4) -> set[str]:
 
 async def queue(database: Database) -> None:
     """Six jobs of one project, then two of another, all due."""
-    await rows.accept(database, *(f"job-{number}" for number in range(8)))
+    await rows.submit(database, *(f"job-{number}" for number in range(8)))
     await rows.run(database, "UPDATE job SET project = 'late' WHERE id IN ('job-6', 'job-7')")
+    await rows.run(
+        database, "UPDATE job SET phase = 'queued', version = 1, next_visit_at_ms = :at", at=NOW_MS
+    )
 
 
 async def test_every_project_is_seen(either: Database) -> None:
@@ -63,5 +66,9 @@ async def test_who_is_not_due_takes_no_place(either: Database) -> None:
 
 
 async def test_only_the_queue_is_read(database: Database) -> None:
-    """Jobs that are over or have machines are not."""
-    assert "SCAN job USING INDEX job_queued" in await plan_of(database, heads)
+    """Jobs that are over, held, not due or on machines are not; nor is any row, but those of the heads."""
+    plan = await plan_of(database, lambda c: queued_jobs(c, due_at_ms=NOW_MS, count_max=4))
+    assert "SEARCH job USING COVERING INDEX job_queued (phase=? AND held=? AND next_visit" in plan
+    assert [line for line in plan.splitlines() if " job " in line][1:] == [
+        "SEARCH job USING INTEGER PRIMARY KEY (rowid=?)"
+    ]

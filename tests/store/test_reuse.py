@@ -33,11 +33,14 @@ WAITS = ("3", "15", "0", "0", protocol.IDLE, "1", str(SECONDS))
 
 
 async def say(
-    database: Database, *events: tuple[str, tuple[str, ...]], at_ms: int = NOW_MS
+    database: Database,
+    *events: tuple[str, tuple[str, ...]],
+    job_id: str = "job-1",
+    at_ms: int = NOW_MS,
 ) -> None:
-    """The machine's words about its first job."""
+    """The machine's words about a job, its first one."""
     reports = [
-        (InboxEvent("i-1", n, kind, "job-1", 1, fields), at_ms)
+        (InboxEvent("i-1", n, kind, job_id, 1, fields), at_ms)
         for n, (kind, fields) in enumerate(events)
     ]
     await database.write(lambda connection: inbox.record(connection, reports, now_ms=at_ms))
@@ -152,6 +155,29 @@ async def test_an_answer_is_saved_once(either: Database) -> None:
     )
     assert (await rows.attempt(either))["cost_usd"] == pytest.approx(whole_usd)
     assert (await rows.job(either))["cost_usd"] == pytest.approx(whole_usd)
+
+
+async def test_a_machine_that_waits_again_before_the_answer_is_saved(either: Database) -> None:
+    """Its next wait is offered, the answer does not end it, and each of its hours is on one bill."""
+    machine = await make_idle(either)
+    await accept(either, "job-2")
+    await claim(either, machine)
+    (open_reuse,) = await either.read(reuse.open_reuses)
+    again = ("3", "15", "0", "0", protocol.IDLE, "2", str(SECONDS))
+    words = ((protocol.EXITED, ("0", "exit")), (protocol.DONE, again))
+    await say(either, *words, job_id="job-2", at_ms=LATER_MS)
+    (waits,) = await idle(either, LATER_MS)
+    await either.write(partial(reuse.save_taken, reuse=open_reuse, now_ms=LATER_MS + 50_000))
+    assert await idle(either, LATER_MS) == [waits]
+    assert (waits.number, waits.until_ms) == (2, LATER_MS + SECONDS * 1000)
+    first, second = await rows.attempt(either), await rows.attempt(either, "job-2")
+    assert (first["idle_ms"], second["released_at_ms"]) == (LATER_MS - NOW_MS, LATER_MS)
+    over = [("job-1", 1), ("job-2", 1)]
+    await either.write(partial(machines.end_attempts, attempts=over, now_ms=LATER_MS + 60_000))
+    await either.write(partial(settle_idle, instance_ids=["i-1"], until_ms=LATER_MS + 90_000))
+    paid_usd = sum([(await rows.job(either, job_id))["cost_usd"] for job_id, _ in over])
+    whole_usd = machine_cost_usd(0.05, from_ms=NOW_MS, until_ms=LATER_MS + 90_000)
+    assert paid_usd == pytest.approx(whole_usd)
 
 
 async def test_a_refusal_sends_the_job_back(either: Database) -> None:

@@ -48,8 +48,8 @@ async def test_nothing_is_in_use_at_first(either: Database) -> None:
 
 async def test_a_machine_is_held_from_the_intent_to_the_end(either: Database) -> None:
     """Also while EC2 has not answered, and while the last word of a machine that is gone is not read."""
-    await accept(either, "job-1", "job-2", "job-3")
-    await rows.run(either, "UPDATE job SET project = 'lab' WHERE id = 'job-3'")
+    await accept(either, "job-1", "job-2")
+    await accept(either, "job-3", project="lab")
     launch = await intend(either, "job-1", "job-2")
     await intend(either, "job-3", launch_id="launch-2")
     await set_attempts(either, vcpus=4, reserved_usd=2.0)

@@ -46,13 +46,7 @@ class ManyMachines:
 def measure_pass(machines: int) -> ManyMachines:
     """In a process of its own, so that its memory is the daemon's alone."""
     with FakeCloud(throttled=False) as cloud, Site(cloud, more=OFTEN) as site:
-        subprocess.run(
-            [sys.executable, "-m", "dstackd", "migrate", "--config", str(site.config)],
-            env=environment(),
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        _plant(site, machines)
+        plant(site, machines)
         done = subprocess.run(
             [sys.executable, "-m", "tests.benchmarks.launch.one_pass", str(site.config)],
             env=environment(),
@@ -66,7 +60,14 @@ def measure_pass(machines: int) -> ManyMachines:
         )
 
 
-def _plant(site: Site, machines: int) -> None:
+def plant(site: Site, machines: int) -> None:
+    """Jobs that run, for a daemon that was not started yet."""
+    subprocess.run(
+        [sys.executable, "-m", "dstackd", "migrate", "--config", str(site.config)],
+        env=environment(),
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     site.cloud.plant(machines, {"dstack_bucket": BUCKET, "dstackd:owner": OWNER})
     now_ms = int(time.time() * 1000)
     spec = json.dumps(job())
@@ -83,12 +84,13 @@ def _plant(site: Site, machines: int) -> None:
             ((f"job-{number}", spec) for number in range(machines)),
         )
         connection.execute(
-            "UPDATE job SET phase = 'running', reason = 'started', attempt = 1, version = 5,"
+            "UPDATE job SET phase = 'running', reason = 'started', backend = 'aws', attempt = 1, version = 5,"
             " message = 'commands started', next_visit_at_ms = 4102444800000"
         )
         for table, columns, rows in _rows(machines, now_ms):
             places = ", ".join("?" * (columns.count(",") + 1))
             connection.executemany(f"INSERT INTO {table} ({columns}) VALUES ({places})", rows)
+        connection.execute("UPDATE attempt SET backend = 'aws'")
         connection.execute("COMMIT")
 
 

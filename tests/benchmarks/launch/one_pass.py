@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -18,6 +19,7 @@ import structlog
 
 from dstackd.app import open_parts
 from dstackd.config import load_settings
+from dstackd.controllers.standby import Standby
 from dstackd.wiring import Parts, build_loops
 from tests.benchmarks.launch.environment import resident_mb
 from tests.benchmarks.launch.many import Pass
@@ -65,8 +67,22 @@ def _calls(parts: Parts) -> int:
     return sum(stats.attempts for stats in parts.backend.recorder.stats.values())
 
 
+async def _own(parts: Parts) -> None:
+    """The backend, for as long as the process lives: nobody else wants it."""
+    standby = Standby(
+        parts.database,
+        tenure=parts.tenure,
+        holder=parts.holder,
+        clock=parts.clock,
+        vitals=parts.vitals,
+    )
+    await standby.step()
+    parts.tenure.renew(asked_at_s=math.inf)
+
+
 async def _passes(config: Path) -> None:
     async with open_parts(load_settings(config)) as parts:
+        await _own(parts)
         loops = {supervised.loop.name: supervised.loop for supervised in build_loops(parts)}
         machines, inbox = loops["machines"], loops["inbox"]
         for loop in (inbox, machines):

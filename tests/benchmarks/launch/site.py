@@ -104,12 +104,23 @@ class Site:
         if self._daemon.poll() is not None:
             message = f"the daemon ended by itself: {self.log()[-3000:]}"
             raise RuntimeError(message)
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
         try:
-            connection.request("GET", "/readyz")
-            return connection.getresponse().status == http.client.OK
+            return self._get("/readyz")[0] == http.client.OK
         except OSError:
             return False
+
+    def passes(self, loop: str) -> int:
+        """How many passes of the loop have ended."""
+        name = f'dstackd_loop_passes_total{{loop="{loop}"}} '
+        _, shown = self._get("/metrics")
+        return int(float((shown.partition(name)[2].split() or ["0"])[0]))
+
+    def _get(self, path: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
         finally:
             connection.close()
 

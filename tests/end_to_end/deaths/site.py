@@ -33,7 +33,7 @@ class StormSite(Installation):
         super().__init__(folder, cloud)
         self.state = folder / "state"
         url = database_url or f"sqlite:///{self.state}/queue.db"
-        text = self.config.read_text().replace(f"sqlite:///{folder}/queue.db", url)
+        text = self.config.read_text().replace(self.store.url, url)
         self.config.write_text(
             text.replace(f'directory = "{folder}"', f'directory = "{self.state}"')
         )
