@@ -9,6 +9,9 @@ ARGS ?=
 BENCH ?=
 TARGET ?=
 TIME ?= 60
+# Where the queue is in end-to-end tests: sqlite or postgresql.
+STORE ?= sqlite
+export STORE
 # What make simulate runs: SEEDS seeds from FIRST on; or SEED=7, with TRACE=1 all that happens in it; or TEETH=1; or CRASHES=1.
 SEEDS ?= 100
 FIRST ?= 0
@@ -53,12 +56,8 @@ check: setup ## Formatting, lint, types, import contracts, the runner's Python v
 	@! command -v shellcheck >/dev/null || shellcheck requirements/*.sh $(bash_scripts)
 
 simulate: setup ## Run the daemon in hostile worlds: make simulate SEEDS=1000, or SEED=7 TRACE=1, TEETH=1, CRASHES=1
-ifneq ($(CRASHES),)
-	@CRASH_POINTS=all $(bin)/python -m pytest tests/controllers/test_crashes.py tests/controllers/test_reuse_crashes.py $(ARGS)
-else
 	@PYTHONPATH=.:daemon $(bin)/python -m tests.simulation --first $(FIRST) --seeds $(SEEDS) \
-		$(if $(SEED),--seed $(SEED)) $(if $(TRACE),--trace) $(if $(TEETH),--teeth) $(ARGS)
-endif
+		$(if $(SEED),--seed $(SEED)) $(if $(TRACE),--trace) $(if $(TEETH),--teeth) $(if $(CRASHES),--crashes) $(ARGS)
 
 bench: setup ## Run one benchmark, JSON lines on stdout: make bench BENCH=name (without a name: list them)
 	@$(bin)/python -m tests.benchmarks $(BENCH) $(ARGS)
