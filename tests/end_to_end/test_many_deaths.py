@@ -9,8 +9,8 @@ import pytest
 
 from tests.end_to_end.deaths.whole import storm
 
-KILLS = int(os.environ.get("STORM_KILLS", "20"))
-JOBS = int(os.environ.get("STORM_JOBS", "18"))
+KILLS = int(os.environ.get("STORM_KILLS", "14"))
+JOBS = int(os.environ.get("STORM_JOBS", "14"))
 SEED = int(os.environ.get("STORM_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
 
 
