@@ -90,6 +90,25 @@ async def test_what_is_asked_for_stays(world: Installation) -> None:
     assert kept == {"needed", "pays", "waits"}
 
 
+async def test_what_is_needed_meanwhile_stays(
+    world: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new job may need one that is being archived: it is there for it, and goes when nobody needs it."""
+    world.insert("[]", job_id="needed")
+    await world.until_over("needed")
+    world.clock.advance(31 * DAY_S)
+    removed = Archiving._remove
+
+    async def after_an_insert(self: Archiving, job_ids: list[str], before_ms: int) -> None:
+        world.sql("INSERT INTO job (id, spec) VALUES ('waits', ?)", SHORT)
+        world.sql("INSERT INTO job_dependency (job_id, on_job_id) VALUES ('waits', 'needed')")
+        await removed(self, job_ids, before_ms)
+
+    monkeypatch.setattr(Archiving, "_remove", after_an_insert)
+    await archiving_of(world).step()
+    assert {row["id"] for row in world.sql("SELECT id FROM job")} == {"needed", "waits"}
+
+
 async def test_an_array_goes_after_its_elements(world: Installation) -> None:
     """Elements wait for the array's own end to be old; then all go, and no row is left without the one that it names."""
     world.insert(json.dumps({"commands": ["true"], "array": 3}))
@@ -119,12 +138,13 @@ async def test_a_death_between_write_and_removal_loses_nothing(
         async def dies(
             self: Archiving,
             job_ids: list[str],
+            before_ms: int,
             left: list[int] = [allowed],  # noqa: B006 - counts for this round
         ) -> None:
             if not left[0]:
                 raise StorageFailed("dead")
             left[0] -= 1
-            await removed(self, job_ids)
+            await removed(self, job_ids, before_ms)
 
         monkeypatch.setattr(Archiving, "_remove", dies)
         with pytest.raises(StorageFailed):

@@ -60,12 +60,9 @@ class Archiving:
 
     async def _archive(self) -> bool:
         """Whether there was something."""
+        before_ms = self._clock.now_ms() - self._keep_days * _DAY_MS
         records = await self._database.read_own(
-            partial(
-                store.long_over,
-                before_ms=self._clock.now_ms() - self._keep_days * _DAY_MS,
-                count_max=OBJECT_JOBS,
-            )
+            partial(store.long_over, before_ms=before_ms, count_max=OBJECT_JOBS)
         )
         if not records:
             return False
@@ -78,13 +75,13 @@ class Archiving:
             )
         job_ids = [record["job"]["id"] for record in records]
         for start in range(0, len(job_ids), REMOVED_JOBS):
-            await self._remove(job_ids[start : start + REMOVED_JOBS])
+            await self._remove(job_ids[start : start + REMOVED_JOBS], before_ms)
         log.info("jobs_archived", jobs=len(job_ids), key=key)
         return True
 
-    async def _remove(self, job_ids: list[str]) -> None:
+    async def _remove(self, job_ids: list[str], before_ms: int) -> None:
         async def work(connection: Connection) -> None:
-            await store.remove_jobs(connection, job_ids)
+            await store.remove_jobs(connection, job_ids, before_ms=before_ms)
 
         await self._database.write(work)
         await anyio.lowlevel.checkpoint()

@@ -95,11 +95,16 @@ async def _of_jobs(
     return found
 
 
-async def remove_jobs(connection: AsyncConnection, job_ids: Sequence[str]) -> None:
-    """Remove finished jobs with their attempts and events; what they needed goes with them (ON DELETE CASCADE)."""
-    over = select(JOB.c.id).where(JOB.c.id.in_(job_ids), JOB.c.finished_at_ms.is_not(None))
-    for table in (EVENT, ATTEMPT):
-        await connection.execute(delete(table).where(table.c.job_id.in_(over)))
-    await connection.execute(
-        delete(JOB).where(JOB.c.id.in_(job_ids), JOB.c.finished_at_ms.is_not(None))
+async def remove_jobs(
+    connection: AsyncConnection, job_ids: Sequence[str], *, before_ms: int
+) -> None:
+    """Remove finished jobs with their attempts and events; what they needed goes with them (ON DELETE CASCADE).
+
+    One that a new job has come to need since it was read stays, and is archived again when nobody needs it.
+    """
+    asked = select(JOB.c.id).where(
+        JOB.c.id.in_(job_ids), JOB.c.finished_at_ms.is_not(None), ~_is_wanted(before_ms)
     )
+    over = list((await connection.execute(asked)).scalars())
+    for table, column in ((EVENT, EVENT.c.job_id), (ATTEMPT, ATTEMPT.c.job_id), (JOB, JOB.c.id)):
+        await connection.execute(delete(table).where(column.in_(over)))
