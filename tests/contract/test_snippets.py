@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from typing import NoReturn
 
 import pytest
 
@@ -14,6 +13,7 @@ from dstackd.spec.parse import parse_spec_json
 from tests.contract.conftest import Application
 from tests.contract.snippets import CONTRACT, Snippet, of, snippets
 from tests.store.postgres import Postgres
+from tests.tools import missing
 
 TIMEOUT_S = 60
 
@@ -53,17 +53,10 @@ def the(language: str, *kinds: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("snippet", found, ids=[each.name for each in found])
 
 
-def missing(what: str) -> NoReturn:
-    """Skip; fail where `.ci/run` has installed what the blocks need."""
-    if os.environ.get("TESTS_TOOLS") == "required":
-        pytest.fail(f"{what} is not installed")
-    pytest.skip(f"{what} is not installed")
-
-
 def run(words: list[str], application: Application, *, script: str) -> str:
     """A program with the block on its standard input; its output."""
     if (program := shutil.which(words[0])) is None:
-        missing(words[0])
+        missing(f"{words[0]} is not installed")
     done = subprocess.run(
         [program, *words[1:]],
         check=False,
@@ -165,7 +158,7 @@ def accepted(application: Application) -> None:
 def test_the_shell_on_sqlite(snippet: Snippet, on_sqlite: Application) -> None:
     """It inserts, once however often it runs, and shows the job."""
     if shutil.which("sqlite3") is None:
-        missing("sqlite3")
+        missing("sqlite3 is not installed")
     for _ in range(2):
         assert "|waiting|" in run(["sh", "-eu"], on_sqlite, script=snippet.code)
     check(snippet, on_sqlite)
@@ -211,9 +204,9 @@ def ruby(snippet: Snippet, application: Application) -> None:
     """A block of Ruby, where its library is."""
     words = ["-r", snippet.kind, "-e", ""]
     if (program := shutil.which("ruby")) is None:
-        missing("ruby")
+        missing("ruby is not installed")
     elif subprocess.run([program, *words], check=False, capture_output=True).returncode:
-        missing(f"the library {snippet.kind} of ruby")
+        missing(f"the library {snippet.kind} of ruby is not installed")
     run(["ruby", "-w", "-"], application, script=snippet.code)
     check(snippet, application)
 

@@ -11,6 +11,7 @@ from dstackd.core.cost import machine_cost_usd
 from dstackd.core.instance import InstanceState
 from dstackd.simulated.faults import Script
 from tests.builders import spec_json
+from tests.controllers.fuse import is_crash
 from tests.controllers.installation import Installation
 
 LINES = 4
@@ -86,3 +87,16 @@ def check_money(world: Installation) -> None:
     jobs = world.sql("SELECT COALESCE(SUM(cost_usd), 0) AS usd FROM job")[0]["usd"]
     assert attempts == pytest.approx(whole_usd)
     assert jobs == pytest.approx(whole_usd)
+
+
+async def dies_in_round(world: Installation, *, order: int, away_s: float) -> bool:
+    """A pass of every loop. True: the daemon died in it, and a new one is there after `away_s`."""
+    try:
+        assert await world.daemon.one_round(order=order) == []
+    except BaseException as error:
+        if not is_crash(error):
+            raise
+        world.restart()
+        world.clock.advance(away_s)
+        return True
+    return False

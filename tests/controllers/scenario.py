@@ -14,9 +14,9 @@ import pytest
 from dstackd import protocol
 from dstackd.core.limits import Limits
 from dstackd.simulated.faults import Faults
-from tests.controllers.fuse import Fuse, is_crash
+from tests.controllers.fuse import Fuse
 from tests.controllers.installation import Installation
-from tests.controllers.reusing import leftovers, quick
+from tests.controllers.reusing import dies_in_round, leftovers, quick
 
 LINES = 4
 ROUNDS_MAX = 150
@@ -65,13 +65,7 @@ class Scenario:
         self._cancel(world)
         now = 0
         for _ in range(ROUNDS_MAX):
-            try:
-                assert await world.daemon.one_round(order=now) == []
-            except BaseException as error:
-                if not is_crash(error):
-                    raise
-                world.restart()
-                world.clock.advance(away_s)
+            if await dies_in_round(world, order=now, away_s=away_s):
                 now = order
             at_most_one_runs(world)
             self._cancel(world)

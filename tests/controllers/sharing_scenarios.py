@@ -11,13 +11,14 @@ from dstackd import protocol
 from dstackd.core.limits import Limits
 from dstackd.simulated.faults import Script
 from tests.builders import spec_json
-from tests.controllers.fuse import Fuse, is_crash
+from tests.controllers.fuse import Fuse
 from tests.controllers.installation import DEFAULT_LIMITS, Installation
 from tests.controllers.reusing import (
     LINES,
     PLAIN,
     a_spec,
     check_money,
+    dies_in_round,
     idle,
     leftovers,
     quick,
@@ -70,13 +71,7 @@ class Sharing:
         world.insert(a_spec(reuse="90s"))
         now = 0
         for _ in range(ROUNDS_MAX):
-            try:
-                assert await world.daemon.one_round(order=now) == []
-            except BaseException as error:
-                if not is_crash(error):
-                    raise
-                world.restart()
-                world.clock.advance(away_s)
+            if await dies_in_round(world, order=now, away_s=away_s):
                 now = order
             self.befalls(world)
             is_second_there = bool(world.sql("SELECT id FROM job WHERE id = 'job-2'"))

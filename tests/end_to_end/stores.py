@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import asyncpg  # type: ignore[import-untyped]
-import pytest
 
-from tests.store.postgres import Postgres, PostgresUnavailable, running_postgres
+from tests.store.postgres import Postgres, postgres_or_skip
 
 IS_POSTGRES = os.environ.get("STORE") == "postgresql"
 
@@ -91,10 +90,7 @@ def new_store(folder: Path) -> Store:
     if not IS_POSTGRES:
         return SqliteStore(folder / "queue.db")
     if not _servers:
-        try:
-            _servers.append(_closing.enter_context(running_postgres()))
-        except PostgresUnavailable as error:
-            pytest.skip(f"no PostgreSQL: {error}")
+        _servers.append(_closing.enter_context(postgres_or_skip()))
     return PostgresStore(_servers[0])
 
 

@@ -13,7 +13,7 @@ from tests.end_to_end.deaths import aftermath
 from tests.end_to_end.deaths.jobs import StormJob, as_text, storm_jobs
 from tests.end_to_end.deaths.site import PostgresSite, postgres_site
 from tests.end_to_end.installation import wait_until
-from tests.store.postgres import Postgres, PostgresUnavailable, running_postgres
+from tests.store.postgres import Postgres, postgres_or_skip
 
 JOBS = 18
 RESTARTS = ("fast", "immediate", "fast", "immediate")
@@ -24,11 +24,8 @@ END_S = 200.0
 @pytest.fixture
 def server() -> Iterator[Postgres]:
     """Of this test alone."""
-    try:
-        with running_postgres() as server:
-            yield server
-    except PostgresUnavailable as error:
-        pytest.skip(f"no PostgreSQL: {error}")
+    with postgres_or_skip() as server:
+        yield server
 
 
 @pytest.mark.timeout(120)

@@ -12,7 +12,7 @@ import pytest
 from dstackd.clock import SystemClock
 from dstackd.store.engine import Database, open_database
 from dstackd.store.migrate import upgrade
-from tests.store.postgres import Postgres, PostgresUnavailable, running_postgres
+from tests.store.postgres import Postgres, postgres_or_skip
 
 
 async def migrate(url: str) -> None:
@@ -40,11 +40,8 @@ def path(tmp_path: Path, template: Path) -> Path:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """The server."""
-    try:
-        with running_postgres() as server:
-            yield server
-    except PostgresUnavailable as error:
-        pytest.skip(f"no PostgreSQL: {error}")
+    with postgres_or_skip() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import override
+
+from tests.tools import missing
 
 START_S = 60
 NOBODY = "nobody"
@@ -133,3 +135,14 @@ def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
             server.stop(mode="immediate")
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def postgres_or_skip() -> Iterator[Postgres]:
+    """A server for as long as the block runs; the test is skipped where there is none."""
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(running_postgres())
+        except PostgresUnavailable as error:
+            missing(f"no PostgreSQL: {error}")
+        yield server

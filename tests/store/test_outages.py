@@ -15,7 +15,7 @@ from dstackd.clock import SystemClock
 from dstackd.errors import StorageFailed
 from dstackd.store.engine import Database, open_database
 from tests.store.conftest import migrate
-from tests.store.postgres import Postgres, PostgresUnavailable, running_postgres
+from tests.store.postgres import Postgres, postgres_or_skip
 
 INSERT = text("""INSERT INTO job (id, spec) VALUES (:id, '{"commands": ["true"]}')""")
 IDS = text("SELECT id FROM job")
@@ -26,11 +26,8 @@ PRIORITY = text("UPDATE job SET priority = priority + 1 WHERE id = :id")
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[Postgres]:
     """A server that may be restarted: nobody else is on it."""
-    try:
-        with running_postgres() as server:
-            yield server
-    except PostgresUnavailable as error:
-        pytest.skip(f"no PostgreSQL: {error}")
+    with postgres_or_skip() as server:
+        yield server
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from dstackd.store.jobs import add_array_elements
 from dstackd.store.migrate import schema_position, upgrade
 from dstackd.store.tables import JOB
 from tests.store.conftest import migrate
-from tests.store.postgres import Postgres, PostgresUnavailable, running_postgres
+from tests.store.postgres import Postgres, postgres_or_skip, running_postgres
 
 INSERT = text("INSERT INTO job (id, spec) VALUES (:id, '{}')")
 
@@ -33,11 +33,8 @@ INSERT = text("INSERT INTO job (id, spec) VALUES (:id, '{}')")
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[Postgres]:
     """A server that may be mistreated: nobody else is on it."""
-    try:
-        with running_postgres() as server:
-            yield server
-    except PostgresUnavailable as error:
-        pytest.skip(f"no PostgreSQL: {error}")
+    with postgres_or_skip() as server:
+        yield server
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from dstackd.vitals import Vitals
 from dstackd.wake import Wakes
 from tests.store.conftest import migrate
 from tests.store.pgbouncer import PgbouncerUnavailable, running_pgbouncer, through
-from tests.store.postgres import Postgres, PostgresUnavailable, running_postgres
+from tests.store.postgres import Postgres, postgres_or_skip
+from tests.tools import missing
 
 INSERT = """INSERT INTO job (spec) VALUES ('{"commands": ["true"]}')"""
 ACCEPT = "UPDATE job SET phase = 'queued', version = 1, next_visit_at_ms = 99"
@@ -88,11 +89,8 @@ async def test_what_nobody_tells_is_found(
 @pytest.fixture
 def own_server() -> Iterator[Postgres]:
     """A server that may be restarted."""
-    try:
-        with running_postgres() as server:
-            yield server
-    except PostgresUnavailable as error:
-        pytest.skip(f"no PostgreSQL: {error}")
+    with postgres_or_skip() as server:
+        yield server
 
 
 async def test_the_server_is_restarted(
@@ -125,7 +123,7 @@ def pooled(request: pytest.FixtureRequest, postgres: Postgres, postgres_url: str
         with running_pgbouncer(postgres, mode=request.param) as folder:
             yield through(folder, postgres_url)
     except PgbouncerUnavailable as error:
-        pytest.skip(f"no pgbouncer: {error}")
+        missing(f"no pgbouncer: {error}")
 
 
 @pytest.mark.parametrize("pooled", ["transaction"], indirect=True)

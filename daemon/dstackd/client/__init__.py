@@ -20,14 +20,12 @@ from datetime import datetime
 
 from dstackd.client.connections import adapt
 from dstackd.client.jobs import (
-    POLL_S,
     Enqueued,
     JobStatus,
     NewJob,
+    Patience,
     Spec,
     UnknownJob,
-    next_pause_s,
-    timed_out,
 )
 from dstackd.client.steps import cancel_job, insert_jobs, read_status
 
@@ -95,8 +93,7 @@ def wait(connection: object, job_id: str, *, timeout_s: float | None = None) -> 
     """
     adapted = adapt(connection)
     adapted.refuse_transaction()
-    deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-    pause_s = POLL_S
+    patience = Patience(timeout_s)
     while True:
         try:
             seen = adapted.run(read_status(job_id))
@@ -104,7 +101,4 @@ def wait(connection: object, job_id: str, *, timeout_s: float | None = None) -> 
             adapted.end_read()
         if seen.finished:
             return seen
-        if deadline_s is not None and time.monotonic() + pause_s > deadline_s:
-            raise timed_out(seen, timeout_s)
-        time.sleep(pause_s)
-        pause_s = next_pause_s(pause_s)
+        time.sleep(patience.pause_s(seen))

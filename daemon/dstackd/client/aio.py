@@ -7,20 +7,17 @@ AsyncConnection or AsyncSession of SQLAlchemy or SQLModel.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable
 from datetime import datetime
 
 from dstackd.client.async_connections import adapt
 from dstackd.client.jobs import (
-    POLL_S,
     Enqueued,
     JobStatus,
     NewJob,
+    Patience,
     Spec,
     UnknownJob,
-    next_pause_s,
-    timed_out,
 )
 from dstackd.client.steps import cancel_job, insert_jobs, read_status
 
@@ -80,8 +77,7 @@ async def wait(connection: object, job_id: str, *, timeout_s: float | None = Non
     """See `dstackd.client.wait`."""
     adapted = adapt(connection)
     adapted.refuse_transaction()
-    deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-    pause_s = POLL_S
+    patience = Patience(timeout_s)
     while True:
         try:
             seen = await adapted.run(read_status(job_id))
@@ -89,7 +85,4 @@ async def wait(connection: object, job_id: str, *, timeout_s: float | None = Non
             await adapted.end_read()
         if seen.finished:
             return seen
-        if deadline_s is not None and time.monotonic() + pause_s > deadline_s:
-            raise timed_out(seen, timeout_s)
-        await asyncio.sleep(pause_s)
-        pause_s = next_pause_s(pause_s)
+        await asyncio.sleep(patience.pause_s(seen))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -76,6 +77,24 @@ class JobStatus(NamedTuple):
         return self.phase == "succeeded"
 
 
+class Patience:
+    """How long a wait goes on: looks that come half a second apart at first, and 5 s later."""
+
+    def __init__(self, timeout_s: float | None) -> None:
+        self._timeout_s = timeout_s
+        self._deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        self._pause_s = POLL_S
+
+    def pause_s(self, seen: JobStatus) -> float:
+        """Before the next look at a job that is not over. Raises TimeoutError."""
+        pause_s, self._pause_s = self._pause_s, min(self._pause_s * 1.5, POLL_MAX_S)
+        if self._deadline_s is not None and time.monotonic() + pause_s > self._deadline_s:
+            raise TimeoutError(
+                f"job {seen.id} is not over after {self._timeout_s} s: {seen.phase}, {seen.message}"
+            )
+        return pause_s
+
+
 def row_of(job: NewJob, *, dialect: Dialect) -> tuple[object, ...]:
     """The values of the columns id, spec, project, priority, unique_key and run_at. Raises SpecError, ValueError."""
     job_id = secrets.token_hex(8) if job.job_id is None else job.job_id
@@ -92,18 +111,6 @@ def status_of(row: Sequence[Any]) -> JobStatus:
             _EPOCH + timedelta(milliseconds=submitted),
             *map(_time_of, (run_at, started, ended)),
         )
-    )
-
-
-def next_pause_s(pause_s: float) -> float:
-    """Before the next look at a job that is not over."""
-    return min(pause_s * 1.5, POLL_MAX_S)
-
-
-def timed_out(seen: JobStatus, timeout_s: float | None) -> TimeoutError:
-    """Of a wait."""
-    return TimeoutError(
-        f"job {seen.id} is not over after {timeout_s} s: {seen.phase}, {seen.message}"
     )
 
 
